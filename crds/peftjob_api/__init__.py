@@ -1,0 +1,39 @@
+"""The PeftJob API: the one definition of the resource, shared by operator, trainer, chart and tests.
+
+No torch, no kopf, no kubernetes: this package is imported on both sides.
+"""
+
+from .exit_codes import PERMANENT, ExitCode, most_specific
+from .peftjob import PeftJob, validate_update
+from .reasons import Reason
+from .spec import PeftJobSpec
+from .status import Condition, PeftJobStatus, Progress
+from .worker import (
+    AdapterInfo,
+    JobIdentity,
+    PlanInfo,
+    RunConfig,
+    TerminationMessage,
+    WorkerStatus,
+    parse_worker_json,
+)
+
+__all__ = [
+    "PERMANENT",
+    "AdapterInfo",
+    "Condition",
+    "ExitCode",
+    "JobIdentity",
+    "PeftJob",
+    "PeftJobSpec",
+    "PeftJobStatus",
+    "PlanInfo",
+    "Progress",
+    "Reason",
+    "RunConfig",
+    "TerminationMessage",
+    "WorkerStatus",
+    "most_specific",
+    "parse_worker_json",
+    "validate_update",
+]

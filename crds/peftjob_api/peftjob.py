@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.alias_generators import to_camel
 
 from .base import Rule
-from .constants import API_VERSION, KIND
 from .spec import PeftJobSpec
 from .status import PeftJobStatus
 from .worker import JobIdentity
@@ -68,8 +67,8 @@ class PeftJob(BaseModel):
     )
     rules: ClassVar[tuple[Rule, ...]] = NAME_RULES
 
-    api_version: Literal["peftjob.io/v1alpha1"] = API_VERSION
-    kind: Literal["PeftJob"] = KIND
+    api_version: Literal["peftjob.io/v1alpha1"] = "peftjob.io/v1alpha1"
+    kind: Literal["PeftJob"] = "PeftJob"
     metadata: Metadata
     spec: PeftJobSpec
     status: PeftJobStatus | None = None

@@ -1,4 +1,4 @@
-"""Reasons of conditions, Events and termination messages: one word each, stable, documented in docs/failure-modes.md."""
+"""Reasons of conditions, Events and termination messages: one word each, explained in docs/failure-modes.md."""
 
 from enum import StrEnum
 

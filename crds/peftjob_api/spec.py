@@ -195,7 +195,20 @@ class ColumnsSpec(ApiModel):
     )
 
 
-_KNOWN_FORMAT = r"[.](jsonl|csv|parquet)$"
+def _format_rule(field: str, *, optional: bool = False) -> Rule:
+    """Return the rule that a file's format is known, by its ending or by the field `format`."""
+
+    def holds(dataset: Any) -> bool:
+        uri = getattr(dataset, field)
+        return dataset.format != "Auto" or uri is None or uri.endswith((".jsonl", ".csv", ".parquet"))
+
+    cel = f"self.format != 'Auto' || self.{field}.matches('[.](jsonl|csv|parquet)$')"
+    return Rule(
+        f"!has(self.{field}) || {cel}" if optional else cel,
+        holds,
+        f"{field} does not end in .jsonl, .csv or .parquet: set dataset.format to JSONL, CSV or Parquet",
+        f".{field}",
+    )
 
 
 class DatasetSpec(ApiModel):
@@ -219,20 +232,9 @@ class DatasetSpec(ApiModel):
         _uri_rule("file", "train"),
         _uri_rule("file", "validation", optional=True),
         _uri_rule("file", "test", optional=True),
-    ) + tuple(
-        Rule(
-            f"self.format != 'Auto' || !has(self.{name}) || self.{name}.matches('{_KNOWN_FORMAT}')"
-            if name != "train"
-            else f"self.format != 'Auto' || self.{name}.matches('{_KNOWN_FORMAT}')",
-            lambda d, name=name: (
-                d.format != "Auto"
-                or getattr(d, name) is None
-                or getattr(d, name).endswith((".jsonl", ".csv", ".parquet"))
-            ),
-            f"{name} does not end in .jsonl, .csv or .parquet: set dataset.format to JSONL, CSV or Parquet",
-            f".{name}",
-        )
-        for name in ("train", "validation", "test")
+        _format_rule("train"),
+        _format_rule("validation", optional=True),
+        _format_rule("test", optional=True),
     )
 
 

@@ -49,7 +49,7 @@ class Progress(WireModel):
     """learningRate at the last step."""
     tokens_per_second: float | None = None
     """tokensPerSecond over all ranks."""
-    metrics: Metrics = {}
+    metrics: Metrics = Field(default_factory=dict)
     """metrics of the last evaluation."""
     eta_seconds: float | None = None
     """etaSeconds until training ends."""
@@ -72,7 +72,7 @@ class PeftJobStatus(WireModel):
             max_length=16,
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
         ),
-    ] = []
+    ] = Field(default_factory=list)
     """conditions: `Suspended`, `WorkersReady`, `Succeeded` and `Failed`."""
     start_time: _Timestamp | None = None
     """startTime is when the first gang of workers was asked for; from then on the spec's substance is immutable."""

@@ -130,7 +130,7 @@ class WorkerStatus(WireModel):
     learning_rate: Number = None
     tokens_per_second: Number = None
     eta_seconds: Number = None
-    metrics: Metrics = {}
+    metrics: Metrics = Field(default_factory=dict)
     plan: PlanInfo | None = None
     updated_at: Number = None
     """Unix time in seconds, by the worker's clock."""

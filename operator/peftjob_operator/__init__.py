@@ -1,0 +1,1 @@
+"""The operator: turns each PeftJob into a gang of worker pods and tells its status."""

@@ -1,0 +1,101 @@
+# PeftJob's commands. Each installs what it needs into ignored folders of this tree (.venv, .cluster).
+# `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+PY := .venv/bin/python
+CLUSTER := PYTHONPATH=tests/cluster $(PYTHON) -m peftjob_cluster
+REPORTS := .cache/reports
+PYTEST := $(PY) -m pytest -q -p no:cacheprovider
+PACKAGES := -p peftjob_api -p peftjob_operator -p peftjob_trainer
+SOURCES := crds operator trainer tests
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: help
+help:  ## list the commands
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
+
+# --- Python environment -------------------------------------------------------------------------------------------
+.venv/.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("PeftJob needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv --clear .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check 'uv==$(shell sed -n 's/^uv==//p' tests/tools.txt)'
+	.venv/bin/uv pip install --quiet --python $(PY) -c constraints.txt -e '.[operator,trainer,dev]'
+	touch $@
+
+.PHONY: setup
+setup: .venv/.stamp  ## create .venv with everything that PeftJob and its tests import
+
+.PHONY: constraints
+constraints: setup  ## pin every dependency anew
+	.venv/bin/uv pip compile --python-version 3.11 --all-extras --upgrade --no-annotate --no-header -o constraints.txt pyproject.toml
+
+.PHONY: generate
+generate: setup  ## write the CRD and docs/api.md from the API's models
+	$(PY) -m peftjob_api.crdgen
+
+# --- checks -------------------------------------------------------------------------------------------------------
+.PHONY: lint
+lint: setup  ## style, types, layers, generated files
+	$(PY) -m ruff format --check $(SOURCES)
+	$(PY) -m ruff check $(SOURCES)
+	$(PY) -m mypy $(PACKAGES)
+	PYTHONPATH=crds:operator:trainer .venv/bin/lint-imports
+	$(PY) -m peftjob_api.crdgen --check
+	$(PY) tests/layout.py
+
+.PHONY: test-unit
+test-unit: setup tools-api  ## unit tests, under a minute
+	mkdir -p $(REPORTS)
+	$(PYTEST) tests/unit --junitxml=$(REPORTS)/unit.xml
+
+.PHONY: test-numerics
+test-numerics: setup  ## our loop against one rank, two ranks and HF Trainer
+	mkdir -p $(REPORTS)
+	$(PYTEST) tests/numerics --junitxml=$(REPORTS)/numerics.xml
+
+.PHONY: test-integration
+test-integration: setup tools-api  ## against a real API server and a real S3 server
+	mkdir -p $(REPORTS)
+	$(PYTEST) tests/integration --junitxml=$(REPORTS)/integration.xml
+
+.PHONY: test-e2e
+test-e2e: setup cluster-up  ## on the real two-node cluster, through Helm and kubectl
+	mkdir -p $(REPORTS)
+	$(CLUSTER) exec-ns -- $(CURDIR)/$(PY) -m pytest -q -p no:cacheprovider tests/e2e --junitxml=$(REPORTS)/e2e.xml
+
+.PHONY: test
+test:  ## everything: lint, unit, numerics, integration, e2e
+	rm -rf $(REPORTS)
+	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory test-unit
+	$(MAKE) --no-print-directory test-numerics
+	$(MAKE) --no-print-directory test-integration
+	trap '$(MAKE) --no-print-directory demo-down' EXIT; $(MAKE) --no-print-directory test-e2e
+	$(PY) tests/summary.py $(REPORTS)
+
+# --- the embedded cluster -----------------------------------------------------------------------------------------
+.PHONY: tools-api
+tools-api:  ## build etcd, the API server and friends (no root)
+	$(CLUSTER) tools --only apiserver
+
+.PHONY: cluster-up
+cluster-up:  ## a real two-node Kubernetes on this machine (root, Debian)
+	$(CLUSTER) tools
+	$(CLUSTER) images
+	$(CLUSTER) up
+
+.PHONY: demo
+demo: setup  ## from kubectl apply to an adapter in S3 (KUBECONTEXT=… for a cluster of yours)
+	$(PYTHON) tests/demo/demo.py $(if $(KUBECONTEXT),--context $(KUBECONTEXT))
+
+.PHONY: demo-down
+demo-down:  ## take the embedded cluster away and check that nothing of it is left
+	$(CLUSTER) down
+	$(CLUSTER) check-clean
+
+.PHONY: bench-control-plane
+bench-control-plane: setup tools-api  ## API writes and latencies per job, from the audit log
+	$(PY) tests/bench/control_plane.py

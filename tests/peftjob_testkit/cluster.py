@@ -20,7 +20,7 @@ class Cluster:
 
     def submit(self, job: Object) -> str:
         """Create a PeftJob, to be deleted when the test module ends; return its name."""
-        name = job["metadata"]["name"]
+        name: str = job["metadata"]["name"]
         self.names.add(name)
         self.kubectl.run("create", "-f", "-", stdin=json.dumps(job))
         return name

@@ -1,0 +1,34 @@
+{{/*
+What the operator may do in a namespace whose PeftJobs it reconciles. Exactly what it uses: tests/unit/chart holds this
+list against peftjob_operator.settings. No wildcard, and no Secrets: the operator only names them.
+*/}}
+{{- define "peftjob-operator.namespacedRules" -}}
+- apiGroups: [peftjob.io]
+  resources: [peftjobs]
+  verbs: [get, list, watch, patch, delete]
+- apiGroups: [peftjob.io]
+  resources: [peftjobs/status]
+  verbs: [get, patch]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, delete]
+- apiGroups: [""]
+  resources: [pods/log]
+  verbs: [get]
+- apiGroups: [""]
+  resources: [services, configmaps]
+  verbs: [get, create, patch, delete]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create]
+{{- end }}
+
+{{/* What it needs to know about the cluster: whether the node of a silent pod is still there. */}}
+{{- define "peftjob-operator.clusterRules" -}}
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [get]
+{{- end }}

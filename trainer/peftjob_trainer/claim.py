@@ -1,0 +1,320 @@
+"""Whose turn it is at an output prefix: the claim, one small object that only its owner may advance.
+
+Taken by rank 0 of every gang before it trains, checked and committed by `publish`. No gang can be stopped from the
+outside for certain (its node may merely be out of reach), so safety comes from here: the claim changes by conditional
+writes only, a gang that lost it can no longer commit, and it learns so from the store's own answer.
+
+Who may take it (`decide`):
+
+* nobody holds it and the prefix is empty: anyone;
+* the same PeftJob holds it: a gang of the same or a higher attempt that was not itself superseded before;
+* a PeftJob of the same namespace and name but another uid holds it, without a finished adapter: the older one was
+  deleted, since Kubernetes has one object of a name; the claim remembers the older uid and refuses it from then on;
+* any other PeftJob, finished or not, or files that the claim does not list: refused with `OUTPUT_OCCUPIED`, and
+  nothing is changed. (Whether another job still runs cannot be seen from here, so its unfinished claim is removed by a
+  person who knows: the message says which object.)
+
+The claim is also the write-ahead record of publishing: `files` names what may be written before it is, so that what a
+killed gang left behind is known as ours; `manifest` is set by the one conditional write that commits the adapter.
+"""
+
+import json
+import logging
+import random
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Self
+
+from peftjob_api import JobIdentity, Reason
+from peftjob_api.constants import CLAIM_NAME
+from peftjob_api.worker import WireModel
+from pydantic import Field, ValidationError
+
+from .exits import TrainerError
+from .storage import ConditionsUnsupported, ObjectNotFound, PreconditionFailed, Store
+
+log = logging.getLogger(__name__)
+
+MAX_TRIES = 20
+"""Lost races for the claim before giving up; each one lost means that another gang won."""
+MAX_REMEMBERED = 256
+_NO_SUCH_ETAG = '"00000000000000000000000000000000"'
+
+
+class FileEntry(WireModel):
+    """One file of an adapter."""
+
+    sha256: str
+    size_bytes: int
+
+
+class Manifest(WireModel):
+    """What a published adapter consists of: the content of `manifest.json`."""
+
+    uid: str
+    """Of the PeftJob."""
+    namespace: str
+    name: str
+    attempt: int
+    created: str
+    """RFC 3339, in UTC."""
+    files: dict[str, FileEntry]
+    """By key at the prefix."""
+
+    def to_bytes(self) -> bytes:
+        """Return the file's content: the same for the same manifest, since its hash names the adapter."""
+        return (json.dumps(self.to_wire(), indent=1, sort_keys=True) + "\n").encode()
+
+
+class ClaimRecord(WireModel):
+    """The content of the claim object."""
+
+    uid: str
+    namespace: str
+    name: str
+    attempt: int
+    gang: str
+    token: str
+    """Random, of one `Claim.take`: tells our own write whose answer got lost from someone else's."""
+    number: int
+    """One more than the claim before; checkpoints live under it."""
+    superseded: list[str] = Field(default_factory=list)
+    """Gangs, and uids of deleted PeftJobs, that lost the claim and never get it back."""
+    files: list[str] = Field(default_factory=list)
+    """Keys at the prefix that this PeftJob's gangs wrote or were about to write."""
+    manifest: Manifest | None = None
+    """Set when the adapter is committed: what `manifest.json` holds."""
+
+    def to_bytes(self) -> bytes:
+        """Return the object's content."""
+        return json.dumps(self.to_wire(), indent=1, sort_keys=True).encode()
+
+
+def decide(
+    record: ClaimRecord | None, keys: Sequence[str], identity: JobIdentity, attempt: int, gang: str, uri: str
+) -> None:
+    """Raise unless this gang may take the claim; pure.
+
+    Args:
+        record: The claim at the prefix, if there is one.
+        keys: All objects at the prefix.
+        identity: Of the PeftJob that wants it.
+        attempt: Number of the attempt that wants it.
+        gang: Id of the gang that wants it.
+        uri: Of the prefix, for messages.
+
+    Raises:
+        TrainerError: `OUTPUT_OCCUPIED` or `SUPERSEDED`.
+    """
+    ours = {CLAIM_NAME, *(record.files if record else ())}
+    foreign = [key for key in keys if key not in ours]
+    if record is not None and record.uid != identity.uid:
+        owner = f"the PeftJob {record.namespace}/{record.name} (uid {record.uid})"
+        if record.manifest is not None:
+            raise _occupied(uri, f"it holds the adapter of {owner}")
+        if identity.uid in record.superseded:
+            raise _occupied(uri, f"{owner} was created after this one, with the same name, and took it over")
+        if (record.namespace, record.name) != (identity.namespace, identity.name):
+            raise _occupied(
+                uri,
+                f"{owner} claims it and has not finished",
+                f", or, if that PeftJob is gone, delete {uri}/{CLAIM_NAME} and what else lies there",
+            )
+    if foreign:
+        some = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
+        raise _occupied(uri, f"it holds files that this PeftJob did not write ({some})", ", or empty this one")
+    if record is None or record.uid != identity.uid:
+        return
+    if attempt < record.attempt:
+        raise _superseded(uri, f"attempt {record.attempt} claimed it, this is attempt {attempt}")
+    if gang in record.superseded:
+        raise _superseded(uri, f"gang {record.gang} claimed it after this one")
+
+
+def _occupied(uri: str, why: str, otherwise: str = "") -> TrainerError:
+    return TrainerError(
+        Reason.OUTPUT_OCCUPIED, f"{uri} is in use: {why}: set spec.output.uri to an empty folder{otherwise}"
+    )
+
+
+def _superseded(uri: str, why: str) -> TrainerError:
+    return TrainerError(Reason.SUPERSEDED, f"a newer gang works on {uri}: {why}; this one ends and publishes nothing")
+
+
+def read_claim(store: Store) -> tuple[ClaimRecord, str] | None:
+    """Return the claim at a prefix and its ETag, or None.
+
+    Raises:
+        TrainerError: `OUTPUT_OCCUPIED` when the object is no claim that this version can read.
+    """
+    try:
+        data, etag = store.get(CLAIM_NAME)
+    except ObjectNotFound:
+        return None
+    try:
+        return ClaimRecord.model_validate_json(data), etag
+    except ValidationError as error:
+        raise _occupied(store.uri, f"{CLAIM_NAME} there is no claim of this version of PeftJob") from error
+
+
+class Claim:
+    """The right of one gang to publish at a prefix, for as long as nobody takes it away."""
+
+    def __init__(self, store: Store, record: ClaimRecord, etag: str) -> None:
+        self.store = store
+        self._record = record
+        self._etag = etag
+
+    @property
+    def number(self) -> int:
+        """One more than that of the gang before."""
+        return self._record.number
+
+    @property
+    def record(self) -> ClaimRecord:
+        """The claim as this gang last wrote it."""
+        return self._record
+
+    @classmethod
+    def take(cls, store: Store, identity: JobIdentity, attempt: int, gang: str) -> Self:
+        """Take the claim of a prefix for a gang, from whoever had it before; look for a finished adapter first.
+
+        Args:
+            store: The output folder.
+            identity: Of the PeftJob.
+            attempt: Number of the attempt, from 1; a lower one never replaces a higher.
+            gang: What tells this gang from all others of the PeftJob, such as its Job's uid and number of starts.
+
+        Raises:
+            TrainerError: `OUTPUT_OCCUPIED` (by others, nothing is changed), `SUPERSEDED` (by a newer gang),
+                `CONDITIONAL_WRITES_UNSUPPORTED` (the store would let two gangs publish at once).
+        """
+        token = secrets.token_hex(16)
+        for try_ in range(MAX_TRIES):
+            if try_:
+                time.sleep(random.uniform(0, 0.05 * try_))  # the winner of a race needs a moment to get out of the way
+            keys = [o.key for o in store.list()]  # before the claim, which names every file before it is written
+            found = read_claim(store)
+            if found and found[0].token == token:
+                return cls(store, *found)  # our write of the last round arrived, its answer did not
+            decide(found[0] if found else None, keys, identity, attempt, gang, store.uri)
+            if found:
+                _probe(store, found[0], found[1])
+            record = _successor(found[0] if found else None, identity, attempt, gang, token)
+            try:
+                etag = _swap(store, record, found[1] if found else None)
+            except PreconditionFailed:
+                continue
+            claim = cls(store, record, etag)
+            if not found:
+                try:
+                    _probe(store, record, etag)
+                except TrainerError:
+                    store.delete(CLAIM_NAME)  # the prefix was empty: leave it so
+                    raise
+            return claim
+        raise TrainerError(
+            Reason.STORAGE_UNAVAILABLE, f"{store.uri}/{CLAIM_NAME} changed {MAX_TRIES} times while it was being taken"
+        )
+
+    def check(self) -> None:
+        """Make sure that the claim is still this gang's.
+
+        Raises:
+            TrainerError: `SUPERSEDED`.
+        """
+        found = read_claim(self.store)
+        if found is None:
+            raise _superseded(self.store.uri, f"its {CLAIM_NAME} was removed")
+        if found[0].token != self._record.token:
+            raise _superseded(self.store.uri, f"attempt {found[0].attempt} (gang {found[0].gang}) claimed it")
+        self._record, self._etag = found
+
+    def announce(self, names: Sequence[str]) -> None:
+        """Record the names of files before they are written, so that a later gang knows them as ours.
+
+        A commit of before (of an adapter that lost files since) no longer counts from here on.
+
+        Raises:
+            TrainerError: `SUPERSEDED`.
+        """
+        files = sorted({*self._record.files, *names})
+        self._advance(self._record.model_copy(update={"files": files, "manifest": None}))
+
+    def commit(self, manifest: Manifest) -> None:
+        """Declare the files of a manifest to be the PeftJob's adapter, once and for all.
+
+        Raises:
+            TrainerError: `SUPERSEDED`: another gang holds the claim now, and this one's files count for nothing.
+        """
+        self._advance(self._record.model_copy(update={"manifest": manifest}))
+
+    def _advance(self, record: ClaimRecord) -> None:
+        for _ in range(MAX_TRIES):
+            try:
+                self._etag = _swap(self.store, record, self._etag)
+            except PreconditionFailed:
+                self.check()  # ends here if the claim was taken; else our own write arrived and its answer did not
+                if self._record == record:
+                    return
+                continue
+            self._record = record
+            return
+        raise TrainerError(Reason.STORAGE_UNAVAILABLE, f"{self.store.uri}/{CLAIM_NAME} cannot be written")
+
+
+def _successor(before: ClaimRecord | None, identity: JobIdentity, attempt: int, gang: str, token: str) -> ClaimRecord:
+    """Return the claim that replaces another."""
+    superseded = list(before.superseded) if before else []
+    if before is not None:
+        if before.uid != identity.uid:
+            superseded.append(before.uid)
+        elif before.gang != gang:
+            superseded.append(before.gang)
+    return ClaimRecord(
+        uid=identity.uid,
+        namespace=identity.namespace,
+        name=identity.name,
+        attempt=attempt,
+        gang=gang,
+        token=token,
+        number=before.number + 1 if before else 1,
+        superseded=list(dict.fromkeys(superseded))[-MAX_REMEMBERED:],
+        files=before.files if before else [],
+        # A committed adapter of ours stays committed until a new commit replaces it.
+        manifest=before.manifest if before and before.uid == identity.uid else None,
+    )
+
+
+def _swap(store: Store, record: ClaimRecord, etag: str | None) -> str:
+    """Write the claim if it still has an ETag, or if there is none yet."""
+    try:
+        return store.put(CLAIM_NAME, record.to_bytes(), if_none_match=etag is None, if_match=etag)
+    except ConditionsUnsupported as error:
+        raise _unsupported(store.uri, str(error)) from error
+
+
+def _probe(store: Store, record: ClaimRecord, etag: str) -> None:
+    """Make sure that the store heeds conditions: two writes that must be refused, of what is there anyway.
+
+    Raises:
+        TrainerError: `CONDITIONAL_WRITES_UNSUPPORTED`.
+    """
+    for condition in ({"if_none_match": True}, {"if_match": _NO_SUCH_ETAG}):
+        try:
+            store.put(CLAIM_NAME, record.to_bytes(), **condition)
+        except PreconditionFailed:
+            continue
+        except ConditionsUnsupported as error:
+            raise _unsupported(store.uri, str(error)) from error
+        raise _unsupported(store.uri, f"it accepted a write that {next(iter(condition))} forbids")
+
+
+def _unsupported(uri: str, why: str) -> TrainerError:
+    return TrainerError(
+        Reason.CONDITIONAL_WRITES_UNSUPPORTED,
+        f"{uri}: the store knows no conditional writes ({why}), without which two gangs could publish at once: "
+        f"use a store that has If-Match and If-None-Match on PutObject (Amazon S3, MinIO, Ceph, versitygw, ...), "
+        f"or pvc://, in spec.output.uri",
+    )

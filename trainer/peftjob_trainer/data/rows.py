@@ -1,0 +1,187 @@
+"""Reads rows from JSONL, CSV and Parquet files, one at a time, and knows where each one stands.
+
+Used by `load`. A row that cannot be read is an error with file and line: a sample that is silently skipped or
+misunderstood is found weeks later, in the model.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+from peftjob_api import Reason
+from peftjob_api.spec import DatasetSpec
+
+from ..exits import TrainerError
+
+_FORMATS = {".jsonl": "JSONL", ".csv": "CSV", ".parquet": "Parquet"}
+_PARQUET_BATCH_ROWS = 1024
+_MAX_FIELD_CHARACTERS = 2**31 - 1  # what a C long holds everywhere
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row."""
+
+    values: dict[str, Any]
+    where: str
+    """File and line (or row), for messages."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data file: a local copy, and the uri and field by which its user knows it."""
+
+    path: Path
+    uri: str
+    format: str
+    """`JSONL`, `CSV` or `Parquet`."""
+
+    @classmethod
+    def of(cls, path: Path, uri: str, dataset: DatasetSpec) -> "Source":
+        """Return the source with its format as the spec says, or by the ending of its uri."""
+        return cls(path, uri, _FORMATS[Path(uri).suffix] if dataset.format == "Auto" else dataset.format)
+
+    def columns(self) -> list[str]:
+        """Return the names of the columns: the header's, the schema's, or the keys of the first JSON object.
+
+        Raises:
+            TrainerError: `DATASET_EMPTY` or `DATASET_MALFORMED`.
+        """
+        if self.format == "Parquet":
+            with _parquet(self) as file:
+                return list(file.schema_arrow.names)
+        if self.format == "CSV":
+            with _csv(self) as (header, _):
+                return header
+        first = next(iter(_jsonl_rows(self)), None)
+        if first is None:
+            raise empty(self.uri)
+        return list(first.values)
+
+    def rows(self, columns: Sequence[str]) -> Iterator[Row]:
+        """Yield the rows in order; only `columns` are sure to be in them.
+
+        Raises:
+            TrainerError: `DATASET_MALFORMED`, with the line; `DATASET_COLUMN_MISSING` where a JSON object lacks one.
+        """
+        if self.format == "Parquet":
+            return _parquet_rows(self, columns)
+        return _csv_rows(self) if self.format == "CSV" else _jsonl_rows(self)
+
+
+def malformed(where: str, why: str) -> TrainerError:
+    """Return the error of a row that is not as it has to be."""
+    return TrainerError(Reason.DATASET_MALFORMED, f"{where}: {why}")
+
+
+def empty(uri: str, why: str = "it has no rows") -> TrainerError:
+    """Return the error of a file with nothing to learn from."""
+    return TrainerError(Reason.DATASET_EMPTY, f"{uri}: {why}: put examples into it, or correct the uri in spec.dataset")
+
+
+def _jsonl_rows(source: Source) -> Iterator[Row]:
+    with source.path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{source.uri} line {number}"
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if not line.strip():
+                continue
+            try:
+                values = json.loads(line.decode())
+            except UnicodeDecodeError as error:
+                raise malformed(where, f"not UTF-8 (byte {error.start + 1}): save the file as UTF-8") from error
+            except (ValueError, RecursionError) as error:
+                said = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+                raise malformed(where, f"no valid JSON ({said}): write one JSON object on each line") from error
+            if not isinstance(values, dict):
+                raise malformed(where, f"a JSON {kind_of(values)}, not an object: write one JSON object on each line")
+            yield Row(values, where)
+
+
+@contextmanager
+def _csv(source: Source) -> Iterator[tuple[list[str], Any]]:
+    """Open a CSV file; return its header, and a reader after it."""
+    # The module's own limit of 128 KiB is shorter than long documents.
+    csv.field_size_limit(_MAX_FIELD_CHARACTERS)
+    with source.path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, strict=True)
+        where = f"{source.uri} line 1"
+        try:
+            header = next(reader, None)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise malformed(where, f"no header can be read ({error}): save the file as CSV in UTF-8") from error
+        if not header:
+            raise empty(source.uri, "it has no header")
+        if len(set(header)) != len(header):
+            twice = next(name for name in header if header.count(name) > 1)
+            raise malformed(where, f"the header has column {twice!r} twice: rename one")
+        yield header, reader
+
+
+def _csv_rows(source: Source) -> Iterator[Row]:
+    with _csv(source) as (header, reader):
+        while True:
+            where = f"{source.uri} line {reader.line_num + 1}"  # where the row starts; a quoted field may span lines
+            try:
+                fields = next(reader, None)
+            except csv.Error as error:
+                raise malformed(where, f'no valid CSV ({error}): quote fields by " and double a " in them') from error
+            except UnicodeDecodeError as error:
+                raise malformed(where, f"not UTF-8, there or soon after ({error.reason}): save it as UTF-8") from error
+            if fields is None:
+                return
+            if not fields:
+                continue
+            if len(fields) != len(header):
+                raise malformed(
+                    where,
+                    f"{len(fields)} fields where the header has {len(header)} ({', '.join(header)}): quote fields "
+                    f"that contain commas or line breaks",
+                )
+            yield Row(dict(zip(header, fields, strict=True)), where)
+
+
+@contextmanager
+def _parquet(source: Source) -> Iterator[Any]:
+    """Open a Parquet file."""
+    try:
+        file = pyarrow.parquet.ParquetFile(source.path)
+    except (pyarrow.ArrowException, OSError) as error:
+        if source.path.stat().st_size == 0:
+            raise empty(source.uri, "the file has no bytes") from error
+        raise malformed(
+            source.uri, f"no Parquet file ({_first_line(error)}): write it again, or set spec.dataset.format"
+        ) from error
+    with file:
+        yield file
+
+
+def _parquet_rows(source: Source, columns: Sequence[str]) -> Iterator[Row]:
+    with _parquet(source) as file:
+        number = 0
+        try:
+            for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS, columns=list(columns)):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Row(values, f"{source.uri} row {number}")
+        except (pyarrow.ArrowException, OSError) as error:
+            raise malformed(
+                f"{source.uri} after row {number}", f"damaged ({_first_line(error)}): write the file again"
+            ) from error
+
+
+def kind_of(value: object) -> str:
+    """Return the JSON name of a value's type, for messages."""
+    names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
+    return names.get(type(value), "null" if value is None else type(value).__name__)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,76 @@
+"""What happened while training: the records that the loop keeps, and that report, card and metrics.json are made of."""
+
+from dataclasses import dataclass, field
+
+from peftjob_api import PeftJobSpec
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One optimiser step."""
+
+    step: int
+    epoch: float
+    loss: float
+    """Per supervised token (or row) of the global batch."""
+    learning_rate: float
+    grad_norm: float
+    """Of the trained parameters, before clipping."""
+    tokens_per_second: float
+    """Over all ranks."""
+    seconds: float
+    """That the step took."""
+
+
+@dataclass(frozen=True)
+class EvalRecord:
+    """One evaluation."""
+
+    step: int
+    split: str
+    """`validation` or `test`."""
+    metrics: dict[str, float]
+    """Keys are `loss`, and for SequenceClassification `accuracy` and `macroF1`."""
+
+
+METRIC_KEYS = {"Loss": "loss", "Accuracy": "accuracy", "MacroF1": "macroF1"}
+"""The key in `EvalRecord.metrics` of each value of `spec.training.evaluation.metric`."""
+
+
+def deciding_metric(spec: PeftJobSpec) -> str:
+    """Return the value of `spec.training.evaluation.metric`, or its default for the task."""
+    chosen = spec.training.evaluation.metric if spec.training.evaluation else None
+    return chosen or ("Accuracy" if spec.task.type == "SequenceClassification" else "Loss")
+
+
+def is_better(metric: str, value: float, than: float | None) -> bool:
+    """Tell whether a value of a deciding metric beats an earlier one; NaN beats nothing."""
+    if value != value:
+        return False
+    if than is None or than != than:
+        return True
+    return value < than if metric == "Loss" else value > than
+
+
+@dataclass
+class History:
+    """All steps and evaluations, in order."""
+
+    steps: list[StepRecord] = field(default_factory=list)
+    evaluations: list[EvalRecord] = field(default_factory=list)
+
+    def best_evaluation(self, spec: PeftJobSpec) -> EvalRecord | None:
+        """Return the evaluation of the validation data whose step's adapter is published; the first of equals."""
+        metric = deciding_metric(spec)
+        key = METRIC_KEYS[metric]
+        best: EvalRecord | None = None
+        for record in self.evaluations:
+            if record.split != "validation" or key not in record.metrics:
+                continue
+            if is_better(metric, record.metrics[key], best.metrics[key] if best else None):
+                best = record
+        return best
+
+    def last(self, split: str) -> EvalRecord | None:
+        """Return the last evaluation of a split."""
+        return next((r for r in reversed(self.evaluations) if r.split == split), None)

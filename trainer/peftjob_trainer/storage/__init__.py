@@ -1,0 +1,18 @@
+"""Where models and data come from and adapters go to: S3, the Hugging Face hub, and mounted file systems.
+
+Used by `claim` and `publish` (stores) and by the trainer's start (fetching); nothing else talks to a storage service.
+"""
+
+from .fetch import fetch_file, fetch_model, open_store
+from .store import ConditionsUnsupported, ObjectInfo, ObjectNotFound, PreconditionFailed, Store
+
+__all__ = [
+    "ConditionsUnsupported",
+    "ObjectInfo",
+    "ObjectNotFound",
+    "PreconditionFailed",
+    "Store",
+    "fetch_file",
+    "fetch_model",
+    "open_store",
+]

@@ -1,0 +1,148 @@
+"""Models and data sets from a Hugging Face hub, or from a mirror that speaks its protocol.
+
+Used by `fetch`. The library does the transfer; `HF_TOKEN` and `HF_ENDPOINT` in the environment are its own names, and
+`spec.storage.huggingFace` goes before them. A branch is resolved to its commit once, so all files are of one version.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from peftjob_api import Reason
+from peftjob_api.spec import BaseModelSpec, HuggingFaceStorageSpec
+
+from ..exits import TrainerError
+from .uris import Location, parse
+
+TIMEOUT_SECONDS = 10.0
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class _Repo:
+    """One repository at one commit."""
+
+    api: HfApi
+    uri: str
+    repo_id: str
+    kind: Literal["model", "dataset"]
+    commit: str
+    names: list[str]
+    """Of the files at its top level."""
+
+    def download(self, name: str, folder: Path) -> Path:
+        """Copy one file into a folder, under its own path."""
+        with _told(self.uri, self.kind, self.api.endpoint):
+            path = self.api.hf_hub_download(
+                self.repo_id,
+                name,
+                repo_type=self.kind,
+                revision=self.commit,
+                local_dir=folder,
+                etag_timeout=TIMEOUT_SECONDS,
+            )
+        return Path(path)
+
+
+def open_model(model: BaseModelSpec, spec: HuggingFaceStorageSpec | None) -> _Repo:
+    """Return the repository of an `hf://` model at its revision's commit."""
+    return _open(model.uri, parse(model.uri).container, "model", model.revision, spec)
+
+
+def fetch_dataset_file(uri: str, location: Location, spec: HuggingFaceStorageSpec | None, dest: Path) -> Path:
+    """Copy a file of a data set; return its path."""
+    repo = _open(uri, location.container, "dataset", location.revision, spec)
+    return repo.download(location.path, dest)
+
+
+def _open(
+    uri: str,
+    repo_id: str,
+    kind: Literal["model", "dataset"],
+    revision: str | None,
+    spec: HuggingFaceStorageSpec | None,
+) -> _Repo:
+    endpoint = (spec.endpoint if spec else None) or os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+    api = HfApi(endpoint=endpoint.rstrip("/"))
+    for attempt in range(ATTEMPTS):
+        try:
+            with _told(uri, kind, api.endpoint):
+                info = api.repo_info(
+                    repo_id, repo_type=kind, revision=revision or constants.DEFAULT_REVISION, timeout=TIMEOUT_SECONDS
+                )
+            break
+        except TrainerError as error:
+            if error.reason is not Reason.STORAGE_UNAVAILABLE or attempt == ATTEMPTS - 1:
+                raise
+    names = [file.rfilename for file in getattr(info, "siblings", None) or [] if "/" not in file.rfilename]
+    return _Repo(api, uri, repo_id, kind, info.sha or revision or constants.DEFAULT_REVISION, names)
+
+
+@contextmanager
+def _told(uri: str, kind: Literal["model", "dataset"], endpoint: str) -> Iterator[None]:
+    """Turn the library's errors into ours."""
+    not_found = Reason.BASE_MODEL_NOT_FOUND if kind == "model" else Reason.DATASET_NOT_FOUND
+    field = "spec.baseModel.uri" if kind == "model" else "the uri in spec.dataset"
+    access = "spec.storage.huggingFace.secretName (a Secret with the key HF_TOKEN)"
+    try:
+        yield
+    except GatedRepoError as error:
+        raise TrainerError(
+            Reason.STORAGE_ACCESS_DENIED,
+            f"{uri}: access to it has to be granted by its owners: ask for it at {endpoint}, and set {access} to a "
+            f"token of who got it",
+        ) from error
+    except RepositoryNotFoundError as error:
+        # The hub answers 401 both for what is not there and for what a missing or wrong token may not see.
+        denied = error.response.status_code in (401, 403) and bool(os.environ.get("HF_TOKEN"))
+        raise TrainerError(
+            Reason.STORAGE_ACCESS_DENIED if error.response.status_code in (401, 403) else not_found,
+            f"{uri}: {endpoint} has no such {kind}, or "
+            + (
+                f"the token may not read it: correct {field} or {access}"
+                if denied
+                else f"it is private: correct {field} or set {access}"
+            ),
+        ) from error
+    except RevisionNotFoundError as error:
+        where = "spec.baseModel.revision" if kind == "model" else "the @REVISION of the uri in spec.dataset"
+        raise TrainerError(not_found, f"{uri}: there is no such revision: correct {where}") from error
+    except RemoteEntryNotFoundError as error:
+        raise TrainerError(not_found, f"{uri}: there is no such file at {endpoint}: correct {field}") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            raise TrainerError(
+                Reason.STORAGE_ACCESS_DENIED, f"{uri}: {endpoint} refuses access ({status}): set {access}"
+            ) from error
+        raise _unavailable(uri, endpoint, f"it answers {status}") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise _unavailable(uri, endpoint, str(error.__cause__ or error).splitlines()[0]) from error
+    except OSError as error:
+        raise _unavailable(uri, endpoint, str(error)) from error
+    except Exception as error:
+        # Which HTTP client the library uses, and so the class of its connection errors, is its own affair.
+        if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "requests"):
+            raise
+        raise _unavailable(uri, endpoint, str(error) or type(error).__name__) from error
+
+
+def _unavailable(uri: str, endpoint: str, why: str) -> TrainerError:
+    return TrainerError(
+        Reason.STORAGE_UNAVAILABLE,
+        f"{uri}: no usable answer from {endpoint} ({why}): check spec.storage.huggingFace.endpoint and that the "
+        f"workers' network reaches it",
+    )

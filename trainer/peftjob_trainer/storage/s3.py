@@ -1,0 +1,225 @@
+"""A store on S3, or on anything that speaks its protocol.
+
+Opened by `open_store`. Unreachable endpoints, wrong keys and missing buckets become `TrainerError`s that name the
+field to correct, after bounded retries: at most about 30 s when nothing answers.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
+from peftjob_api import Reason
+from peftjob_api.spec import S3StorageSpec
+
+from ..exits import TrainerError
+from .store import ConditionsUnsupported, ObjectInfo, ObjectNotFound, PreconditionFailed, Store
+
+CONNECT_SECONDS = 5
+READ_SECONDS = 30
+ATTEMPTS = 4
+DEFAULT_REGION = "us-east-1"
+PART_BYTES = 64 * 1024 * 1024
+"""Larger files go up in parts of this size; S3 takes at most 10,000 parts, so up to 640 GB."""
+
+_DENIED = {
+    "401",
+    "403",
+    "AccessDenied",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "UnauthorizedAccess",
+}
+_WRONG_REGION = {"301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
+_PRECONDITION = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
+_NOT_FOUND = {"404", "NoSuchKey", "NotFound"}
+_UNSUPPORTED = {"501", "NotImplemented"}
+
+
+def make_client(spec: S3StorageSpec | None) -> Any:
+    """Return a boto3 client for `spec.storage.s3`; credentials come from the environment or the pod's identity."""
+    spec = spec or S3StorageSpec()
+    config = Config(
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        # Servers other than Amazon's seldom have a DNS name for each bucket.
+        s3={"addressing_style": "path"} if spec.endpoint else {},
+        # Many of them don't know the newer checksum trailers either; TLS and our own sha256 do that work.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        max_pool_connections=16,
+    )
+    session = boto3.session.Session()
+    region = spec.region or session.region_name or DEFAULT_REGION
+    return session.client("s3", endpoint_url=spec.endpoint, region_name=region, config=config)
+
+
+class S3Store(Store):
+    """The objects of a bucket below a prefix."""
+
+    def __init__(self, client: Any, bucket: str, prefix: str) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
+
+    def list(self, prefix: str = "") -> list[ObjectInfo]:
+        """See `Store.list`; the empty objects that consoles make to show a folder are left out."""
+        found = []
+        with self._told():
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            for page in pages:
+                for entry in page.get("Contents", []):
+                    if not entry["Key"].endswith("/"):
+                        key = entry["Key"].removeprefix(self._prefix)
+                        found.append(ObjectInfo(key, entry["Size"], entry["ETag"]))
+        return sorted(found, key=lambda o: o.key)
+
+    def get(self, key: str) -> tuple[bytes, str]:
+        """See `Store.get`."""
+        with self._told(key):
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+            return answer["Body"].read(), answer["ETag"]
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """See `Store.head`."""
+        try:
+            with self._told(key):
+                answer = self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
+        except ObjectNotFound:
+            return None
+        return ObjectInfo(key, answer["ContentLength"], answer["ETag"])
+
+    def put(self, key: str, body: bytes | Path, *, if_none_match: bool = False, if_match: str | None = None) -> str:
+        """See `Store.put`."""
+        conditions: dict[str, str] = {}
+        if if_none_match:
+            conditions["IfNoneMatch"] = "*"
+        if if_match is not None:
+            conditions["IfMatch"] = if_match
+        target = {"Bucket": self._bucket, "Key": self._prefix + key}
+        try:
+            with self._told(key):
+                if isinstance(body, bytes):
+                    return self._client.put_object(**target, Body=body, **conditions)["ETag"]
+                with body.open("rb") as file:
+                    if body.stat().st_size <= PART_BYTES:
+                        return self._client.put_object(**target, Body=file, **conditions)["ETag"]
+                    return self._put_parts(target, file, conditions)
+        except ObjectNotFound as error:
+            # S3 answers If-Match on an object that is gone with 404.
+            raise PreconditionFailed(key) from error
+
+    def _put_parts(self, target: dict[str, str], file: Any, conditions: dict[str, str]) -> str:
+        """Upload a large file in parts; the conditions hold for the call that puts them together."""
+        upload = {**target, "UploadId": self._client.create_multipart_upload(**target)["UploadId"]}
+        try:
+            parts: list[dict[str, Any]] = []
+            while data := file.read(PART_BYTES):
+                number = len(parts) + 1
+                etag = self._client.upload_part(**upload, PartNumber=number, Body=data)["ETag"]
+                parts.append({"PartNumber": number, "ETag": etag})
+            return self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}, **conditions)[
+                "ETag"
+            ]
+        except BaseException:
+            self._client.abort_multipart_upload(**upload)
+            raise
+
+    def download(self, key: str, path: Path) -> None:
+        """See `Store.download`: in ranges, several at a time, all of one version of the object."""
+        with self._told(key):
+            try:
+                self._client.download_file(self._bucket, self._prefix + key, str(path))
+            except ClientError as error:
+                if error.response["Error"]["Code"] == "404":
+                    # The transfer asks by HEAD, whose answer has no body to tell a missing key from a missing bucket.
+                    self._client.get_object(Bucket=self._bucket, Key=self._prefix + key, Range="bytes=0-0")
+                raise
+
+    def delete(self, key: str) -> None:
+        """See `Store.delete`."""
+        with self._told(key):
+            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+
+    @contextmanager
+    def _told(self, key: str = "") -> Iterator[None]:
+        """Turn the library's errors into ours."""
+        where = f"{self.uri}/{key}" if key else self.uri
+        endpoint = self._client.meta.endpoint_url
+        try:
+            yield
+        except ClientError as error:
+            raise _translate(error, where, self._bucket, endpoint) from error
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise TrainerError(
+                Reason.STORAGE_ACCESS_DENIED,
+                f"{where}: {error}: set spec.storage.s3.secretName to a Secret with AWS_ACCESS_KEY_ID and "
+                f"AWS_SECRET_ACCESS_KEY, or spec.storage.serviceAccountName to an account with rights on the bucket",
+            ) from error
+        except (ConnectionError, HTTPClientError) as error:
+            raise TrainerError(
+                Reason.STORAGE_UNAVAILABLE,
+                f"{where}: no answer from {endpoint} after {ATTEMPTS} attempts ({error}): check "
+                f"spec.storage.s3.endpoint and that the workers' network reaches it",
+            ) from error
+        except BotoCoreError as error:
+            raise TrainerError(
+                Reason.INVALID_CONFIG,
+                f"{where}: {error}: check that spec.storage.s3.endpoint ({endpoint}) is an S3 endpoint",
+            ) from error
+
+
+def _translate(error: ClientError, where: str, bucket: str, endpoint: str) -> Exception:
+    """Return our form of a server's error answer."""
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    said = str(error)
+    if code in ("NoSuchBucket", "InvalidBucketName"):
+        return TrainerError(
+            Reason.BUCKET_NOT_FOUND,
+            f"{where}: {endpoint} has no bucket {bucket!r}: create it, or correct the uri or spec.storage.s3.endpoint",
+        )
+    if code in _NOT_FOUND:
+        return ObjectNotFound(where)
+    if code in _PRECONDITION or status == 412:
+        return PreconditionFailed(where)
+    if code in _UNSUPPORTED or status == 501:
+        return ConditionsUnsupported(said)
+    if code in _DENIED or status in (401, 403):
+        return TrainerError(
+            Reason.STORAGE_ACCESS_DENIED,
+            f"{where}: {endpoint} refuses the credentials ({said}): correct the keys in the Secret that "
+            f"spec.storage.s3.secretName names, or give their owner rights on bucket {bucket!r}",
+        )
+    if code in _WRONG_REGION or status == 301:
+        region = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
+        return TrainerError(
+            Reason.INVALID_CONFIG,
+            f"{where}: the bucket is in another region ({said}): set spec.storage.s3.region"
+            + (f" to {region}" if region else ""),
+        )
+    if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout", "ThrottlingException"):
+        return TrainerError(
+            Reason.STORAGE_UNAVAILABLE, f"{where}: {endpoint} failed {ATTEMPTS} times ({said}): see its own log"
+        )
+    return TrainerError(
+        Reason.INVALID_CONFIG,
+        f"{where}: {endpoint} refuses the request ({said}): check the uri and spec.storage.s3",
+    )

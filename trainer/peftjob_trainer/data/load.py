@@ -60,7 +60,7 @@ def load_splits(spec: PeftJobSpec, tokenizer: Any, storage: StorageSpec, work_di
         )
     labels = _labels(spec, sources["train"], layout) if layout.kind == "classified" else None
     splits = {name: _load(name, source, spec, layout, tokenizer, labels) for name, source in sources.items()}
-    return Splits(splits["train"], splits.get("validation"), splits.get("test"), labels)
+    return Splits(splits["train"], splits.get("validation"), splits.get("test"), labels, layout.kind == "messages")
 
 
 def choose_layout(spec: PeftJobSpec, present: list[str], uri: str) -> Layout:

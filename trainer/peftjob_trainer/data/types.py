@@ -41,3 +41,5 @@ class Splits:
     test: Split | None
     labels: list[str] | None
     """Names of the classes; None for CausalLM."""
+    chat: bool = False
+    """Whether the rows were chats, rendered by the tokenizer's template."""

@@ -1,0 +1,174 @@
+"""`report.html` and `metrics.json`: how training went, for people and for programs.
+
+Called by rank 0 before publishing. The page is one file that asks no other host for anything, so it can be opened from
+a bucket, attached to a mail, or kept for years.
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from peftjob_api import PlanInfo, RunConfig
+
+from .history import METRIC_KEYS, EvalRecord, History, StepRecord, deciding_metric
+from .plots import Curve, Plot, draw
+
+METRICS_NAME = "metrics.json"
+REPORT_NAME = "report.html"
+MAX_STEPS_KEPT = 5000
+"""Steps in metrics.json; of longer runs, evenly spaced ones and the last."""
+
+
+def write_report(folder: Path, run: RunConfig, plan: PlanInfo, history: History) -> None:
+    """Write `report.html` and `metrics.json` into a folder.
+
+    Args:
+        folder: That is going to be published.
+        run: What was asked for.
+        plan: How the base lay on the ranks.
+        history: What happened.
+    """
+    metrics = summarise(run, history)
+    (folder / METRICS_NAME).write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    environment = Environment(
+        loader=PackageLoader("peftjob_trainer"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    page = environment.get_template("report.html").render(
+        title=f"{run.job.namespace}/{run.job.name}",
+        tables=tables(run, plan, history, metrics),
+        plots=[(plot.title, Markup(draw(plot))) for plot in plots(history)],
+    )
+    (folder / REPORT_NAME).write_text(page, encoding="utf-8")
+
+
+def summarise(run: RunConfig, history: History) -> dict[str, Any]:
+    """Return the content of metrics.json.
+
+    `train`, `validation` and `test` hold the metrics of the adapter that is published: the last step's, or the best
+    one's where there is validation data. A number that is not finite is null.
+    """
+    best = history.best_evaluation(run.spec)
+    validation, test = best or history.last("validation"), history.last("test")
+    steps = history.steps
+    kept = steps
+    if len(steps) > MAX_STEPS_KEPT:
+        stride = math.ceil(len(steps) / MAX_STEPS_KEPT)
+        kept = [*steps[:-1:stride], steps[-1]]
+    content = {
+        **({"train": {"loss": steps[-1].loss}} if steps else {}),
+        **({"validation": validation.metrics} if validation else {}),
+        **({"test": test.metrics} if test else {}),
+        "steps": steps[-1].step if steps else 0,
+        **({"bestStep": best.step, "bestBy": METRIC_KEYS[deciding_metric(run.spec)]} if best else {}),
+        "trainingSeconds": round(sum(step.seconds for step in steps), 3),
+        "history": {
+            "steps": [_camel(step) for step in kept],
+            "evaluations": [_camel(record) for record in history.evaluations],
+        },
+    }
+    return _finite(content)
+
+
+def _camel(record: StepRecord | EvalRecord) -> dict[str, Any]:
+    """Return a record as JSON, with the names that the status uses."""
+    names = {"learning_rate": "learningRate", "grad_norm": "gradNorm", "tokens_per_second": "tokensPerSecond"}
+    return {names.get(key, key): value for key, value in asdict(record).items()}
+
+
+def _finite(value: Any) -> Any:
+    """Replace numbers that JSON does not know by null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the report."""
+
+    title: str
+    rows: Sequence[Sequence[str]]
+    header: Sequence[str] = ()
+
+
+def tables(run: RunConfig, plan: PlanInfo, history: History, metrics: dict[str, Any]) -> list[Table]:
+    """Return the report's tables."""
+    spec = run.spec
+    training = spec.training
+    whole = plan.base_parameters + plan.trainable_parameters
+    method = spec.method.lora
+    what = [
+        ("PeftJob", f"{run.job.namespace}/{run.job.name}"),
+        ("Base model", spec.base_model.uri + (f" @ {spec.base_model.revision}" if spec.base_model.revision else "")),
+        ("Task", spec.task.type),
+        ("Method", f"{spec.method.type}, rank {method.rank}, alpha {method.alpha:g}, dropout {method.dropout:g}"),
+        ("Target modules", ", ".join(method.target_modules)),
+        (
+            "Trained parameters",
+            f"{plan.trainable_parameters:,} of {whole:,} ({plan.trainable_parameters / max(whole, 1):.2%})",
+        ),
+        ("Training data", spec.dataset.train),
+        *([("Validation data", spec.dataset.validation)] if spec.dataset.validation else []),
+        *([("Test data", spec.dataset.test)] if spec.dataset.test else []),
+        ("Output", spec.output.uri),
+    ]
+    how = [
+        ("Steps", f"{metrics['steps']}" + (f", best {metrics['bestStep']}" if "bestStep" in metrics else "")),
+        ("Batch", f"{training.batch_size} examples per step"),
+        ("Learning rate", f"{training.learning_rate:g}, {training.schedule}, warm-up {training.warmup_ratio:.0%}"),
+        ("Seed", f"{training.seed}"),
+        ("Ranks", f"{plan.ranks} on {spec.workers.nodes} node(s)"),
+        ("Base on each rank", f"{plan.base_bytes_per_rank / 2**20:,.1f} MiB (shard group {plan.shard_group})"),
+        ("Time in steps", duration(metrics["trainingSeconds"])),
+    ]
+    if history.steps:
+        seconds = statistics.median(step.seconds for step in history.steps)
+        tokens = statistics.median(step.tokens_per_second for step in history.steps)
+        how += [("Median step", f"{seconds:.3f} s"), ("Median throughput", f"{tokens:,.0f} tokens/s")]
+    splits = [name for name in ("train", "validation", "test") if metrics.get(name)]
+    names = list(dict.fromkeys(key for split in splits for key in metrics[split]))
+    results = [
+        [split, *("" if (v := metrics[split].get(name)) is None else f"{v:.4f}" for name in names)] for split in splits
+    ]
+    return [Table("Results", results, ["", *names]), Table("What", what), Table("How", how)]
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people, such as 1h02m03s."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02}m{rest:02}s"
+    return f"{minutes}m{rest:02}s" if minutes else f"{seconds:.1f}s"
+
+
+def plots(history: History) -> list[Plot]:
+    """Return the report's plots; those without a single point are left out."""
+
+    def of_steps(name: str, field: str) -> Curve:
+        return Curve(name, [(float(s.step), float(getattr(s, field))) for s in history.steps])
+
+    def of_evaluations(split: str, metric: str) -> Curve:
+        points = [
+            (float(r.step), r.metrics[metric]) for r in history.evaluations if r.split == split and metric in r.metrics
+        ]
+        return Curve(split if metric == "loss" else f"{metric}, {split}", points, marked=True)
+
+    others = list(dict.fromkeys(key for record in history.evaluations for key in record.metrics if key != "loss"))
+    drawn = [
+        Plot("Loss", [of_steps("train", "loss"), *(of_evaluations(s, "loss") for s in ("validation", "test"))]),
+        Plot("Evaluation", [of_evaluations(split, metric) for metric in others for split in ("validation", "test")]),
+        Plot("Learning rate", [of_steps("learning rate", "learning_rate")]),
+        Plot("Throughput, tokens/s", [of_steps("tokens/s", "tokens_per_second")]),
+        Plot("Gradient norm", [of_steps("gradient norm", "grad_norm")]),
+    ]
+    kept = [Plot(plot.title, [curve for curve in plot.curves if curve.points]) for plot in drawn]
+    return [plot for plot in kept if plot.curves]

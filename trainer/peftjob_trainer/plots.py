@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -27,8 +28,8 @@ class Curve:
 
     name: str
     points: Sequence[tuple[float, float]]
-    marked: bool = False
-    """Draw each point: few, and exact rather than noisy."""
+    style: Literal["noisy", "exact", "marked"] = "noisy"
+    """`noisy` curves get a smoothed one over them; `marked` ones show each point."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ def draw(plot: Plot) -> str:
             points = thin([p for p in curve.points if math.isfinite(p[1])])
             colour = _COLOURS[number % len(_COLOURS)]
             x, y = [p[0] for p in points], [p[1] for p in points]
-            if curve.marked or len(points) < SMOOTH_FROM:
-                marker = "o" if curve.marked or len(points) == 1 else ""
+            if curve.style != "noisy" or len(points) < SMOOTH_FROM:
+                marker = "o" if curve.style == "marked" or len(points) == 1 else ""
                 axes.plot(x, y, color=colour, label=curve.name, linewidth=1.4, marker=marker, markersize=3.5)
             else:
                 axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.35)

@@ -125,7 +125,7 @@ def tables(run: RunConfig, plan: PlanInfo, history: History, metrics: dict[str, 
         ("Batch", f"{training.batch_size} examples per step"),
         ("Learning rate", f"{training.learning_rate:g}, {training.schedule}, warm-up {training.warmup_ratio:.0%}"),
         ("Seed", f"{training.seed}"),
-        ("Ranks", f"{plan.ranks} on {spec.workers.nodes} node(s)"),
+        ("Ranks", f"{plan.ranks} on {spec.workers.nodes} node" + ("s" if spec.workers.nodes > 1 else "")),
         ("Base on each rank", f"{plan.base_bytes_per_rank / 2**20:,.1f} MiB (shard group {plan.shard_group})"),
         ("Time in steps", duration(metrics["trainingSeconds"])),
     ]
@@ -154,13 +154,14 @@ def plots(history: History) -> list[Plot]:
     """Return the report's plots; those without a single point are left out."""
 
     def of_steps(name: str, field: str) -> Curve:
-        return Curve(name, [(float(s.step), float(getattr(s, field))) for s in history.steps])
+        points = [(float(s.step), float(getattr(s, field))) for s in history.steps]
+        return Curve(name, points, "exact" if field == "learning_rate" else "noisy")
 
     def of_evaluations(split: str, metric: str) -> Curve:
         points = [
             (float(r.step), r.metrics[metric]) for r in history.evaluations if r.split == split and metric in r.metrics
         ]
-        return Curve(split if metric == "loss" else f"{metric}, {split}", points, marked=True)
+        return Curve(split if metric == "loss" else f"{metric}, {split}", points, "marked")
 
     others = list(dict.fromkeys(key for record in history.evaluations for key in record.metrics if key != "loss"))
     drawn = [

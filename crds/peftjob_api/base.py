@@ -2,17 +2,20 @@
 
 A `Rule` is one constraint between fields, written once as CEL (the API server checks it at `kubectl apply`) and
 once as a Python predicate (the launcher checks it where there is no API server). The corpus in
-`tests/integration/corpus` runs through both and they must agree.
+`tests/integration/api/corpus` runs through both and they must agree.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, PydanticCustomError
+
+RULE_ERROR = "peftjob_rule"
+"""The pydantic error type of a broken `Rule`; its context holds `broken`, pairs of field path and message."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,19 @@ class Rule:
         return entry
 
 
+def check_rules(model: Any, rules: Sequence[Rule]) -> None:
+    """Raise one error, of type `RULE_ERROR`, for all rules that do not hold for a model."""
+    broken = [(rule.field_path or "", rule.message) for rule in rules if not rule.holds(model)]
+    if broken:
+        text = "; ".join(message for _, message in broken)
+        raise PydanticCustomError(RULE_ERROR, "{text}", {"text": text, "broken": broken})
+
+
+def _as_stored(value: Any) -> Any:
+    """Return a number without a fraction as an integer: JSON does not tell 8.0 from 8, and neither does kubectl."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class ApiModel(BaseModel):
     """Base of everything in a PeftJob's spec: strict types, camel case, no field that nobody reads."""
 
@@ -49,11 +65,18 @@ class ApiModel(BaseModel):
     )
     rules: ClassVar[tuple[Rule, ...]] = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_as_the_api_server(cls, data: Any) -> Any:
+        """Take null for absent, as the API server does with fields that it knows, and 8.0 for 8."""
+        if not isinstance(data, Mapping):
+            return data
+        known = {name for key, field in cls.model_fields.items() for name in (key, field.alias)}
+        return {key: _as_stored(value) for key, value in data.items() if value is not None or key not in known}
+
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
-        for rule in self.rules:
-            if not rule.holds(self):
-                raise ValueError(rule.message)
+        check_rules(self, self.rules)
         return self
 
     @classmethod

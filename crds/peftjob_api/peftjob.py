@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.alias_generators import to_camel
 
-from .base import Rule
+from .base import Rule, check_rules
 from .spec import PeftJobSpec
 from .status import PeftJobStatus
 from .worker import JobIdentity
@@ -24,11 +24,13 @@ NAME_RULES = (
         f"self.metadata.name.size() <= {NAME_MAX_LENGTH}",
         lambda job: len(job.metadata.name) <= NAME_MAX_LENGTH,
         f"metadata.name is longer than {NAME_MAX_LENGTH} characters: shorten it, for names of pods are made from it",
+        ".metadata.name",
     ),
     Rule(
         f"self.metadata.name.matches('{NAME_PATTERN}')",
-        lambda job: re.search(NAME_PATTERN, job.metadata.name) is not None,
+        lambda job: re.fullmatch(NAME_PATTERN, job.metadata.name) is not None,
         "metadata.name becomes a DNS name: use lower-case letters, digits and '-', a letter first, no '-' last",
+        ".metadata.name",
     ),
 )
 
@@ -75,9 +77,7 @@ class PeftJob(BaseModel):
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
-        for rule in self.rules:
-            if not rule.holds(self):
-                raise ValueError(rule.message)
+        check_rules(self, self.rules)
         return self
 
     @property
@@ -94,12 +94,16 @@ def validate_update(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         new: The object as it shall be.
 
     Raises:
-        ValueError: A field of `IMMUTABLE_FIELDS` changed after the job had started; the message names it.
+        ValueError: Fields of `IMMUTABLE_FIELDS` changed after the job had started; the message names them.
     """
     if not old.get("status", {}).get("startTime"):
         return
     before = PeftJobSpec.model_validate(old["spec"]).to_wire()
     after = PeftJobSpec.model_validate(new["spec"]).to_wire()
-    for name, rule in zip(IMMUTABLE_FIELDS, TRANSITION_RULES, strict=True):
-        if before.get(name) != after.get(name):
-            raise ValueError(rule.message)
+    broken = [
+        rule.message
+        for name, rule in zip(IMMUTABLE_FIELDS, TRANSITION_RULES, strict=True)
+        if before.get(name) != after.get(name)
+    ]
+    if broken:
+        raise ValueError("; ".join(broken))

@@ -89,7 +89,7 @@ class CausalLMTask(ApiModel):
 class SequenceClassificationTask(ApiModel):
     """Settings of the task SequenceClassification."""
 
-    labels: Annotated[list[Label], Field(min_length=2, max_length=1000)] | None = None
+    labels: Annotated[list[Label], Field(min_length=2, max_length=256)] | None = None
     """labels in the order of the classifier's outputs. Default: the sorted distinct labels of the training data."""
 
     rules: ClassVar[tuple[Rule, ...]] = (

@@ -35,8 +35,8 @@ Number = Annotated[float | None, BeforeValidator(_finite)]
 Count = Annotated[int | None, Field(ge=0, le=2**62), BeforeValidator(_finite)]
 Metrics = Annotated[
     dict[Annotated[str, StringConstraints(max_length=64)], float],
-    BeforeValidator(_finite_values),
     Field(max_length=32),
+    BeforeValidator(_finite_values),
 ]
 
 

@@ -3,7 +3,9 @@
 No torch, no kopf, no kubernetes: this package is imported on both sides.
 """
 
+from .errors import format_errors
 from .exit_codes import PERMANENT, ExitCode, most_specific
+from .manifest import ManifestError, load_manifest, read_peftjob
 from .peftjob import PeftJob, validate_update
 from .reasons import Reason
 from .spec import PeftJobSpec
@@ -24,6 +26,7 @@ __all__ = [
     "Condition",
     "ExitCode",
     "JobIdentity",
+    "ManifestError",
     "PeftJob",
     "PeftJobSpec",
     "PeftJobStatus",
@@ -33,7 +36,10 @@ __all__ = [
     "RunConfig",
     "TerminationMessage",
     "WorkerStatus",
+    "format_errors",
+    "load_manifest",
     "most_specific",
     "parse_worker_json",
+    "read_peftjob",
     "validate_update",
 ]

@@ -3,56 +3,26 @@
 Docstrings become the CRD's field descriptions and `docs/api.md`; their first word is the field's JSON name.
 """
 
-import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
 from .base import ApiModel, Rule
+from .forms import (
+    RESOURCE,
+    ColumnName,
+    DnsName,
+    Endpoint,
+    Label,
+    ModuleName,
+    Uri,
+    endpoint_rule,
+    match_rule,
+    name_rule,
+    uri_rules,
+)
 
 _INT32_MAX = 2**31 - 1
-
-Uri = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
-Endpoint = Annotated[str, StringConstraints(max_length=512, pattern=r"^https?://[^\s?#]+$")]
-DnsName = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
-ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Label = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-ModuleName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-
-_S3 = "s3://[a-z0-9][-a-z0-9.]{1,61}[a-z0-9]"
-_PVC = "pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
-_REPO = "[A-Za-z0-9][-A-Za-z0-9._]*/[A-Za-z0-9][-A-Za-z0-9._]*"
-_PATH = r"/[^\\s?#]+"  # the backslash is doubled for CEL, whose string literals are unescaped once
-_KINDS = {
-    "model": (
-        f"^({_S3}({_PATH})?|{_PVC}({_PATH})?|file://{_PATH}|hf://{_REPO})$",
-        "use hf://OWNER/NAME, s3://BUCKET/PREFIX, pvc://CLAIM/PATH or file:///PATH",
-    ),
-    "file": (
-        f"^({_S3}{_PATH}|{_PVC}{_PATH}|file://{_PATH}|hf://datasets/{_REPO}(@[-A-Za-z0-9._]+)?{_PATH})$",
-        "use s3://BUCKET/KEY, hf://datasets/OWNER/NAME[@REVISION]/FILE, pvc://CLAIM/PATH or file:///PATH",
-    ),
-    "output": (
-        f"^({_S3}{_PATH}|{_PVC}{_PATH}|file://{_PATH})$",
-        "use s3://BUCKET/PREFIX, pvc://CLAIM/PATH or file:///PATH",
-    ),
-}
-
-
-def _uri_rule(kind: str, field: str, *, optional: bool = False) -> Rule:
-    """Return the rule that a uri field has one of the forms that its kind of thing can be read from or written to."""
-    pattern, fix = _KINDS[kind]
-    python_pattern = re.compile(pattern.replace("\\\\", "\\"))
-
-    def holds(model: Any) -> bool:
-        uri = getattr(model, field)
-        return uri is None or python_pattern.search(uri) is not None
-
-    cel = f"self.{field}.matches('{pattern}')"
-    return Rule(
-        f"!has(self.{field}) || {cel}" if optional else cel, holds, f"{field} is no uri of a {kind}: {fix}", f".{field}"
-    )
-
 
 ALL_LINEAR = "all-linear"
 DEFAULT_EPOCHS = 3.0
@@ -68,7 +38,7 @@ class BaseModelSpec(ApiModel):
     """revision is the branch, tag or commit of an `hf://` model. Default: `main`."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        _uri_rule("model", "uri"),
+        *uri_rules("model", "uri", required=True),
         Rule(
             "!has(self.revision) || self.uri.startsWith('hf://')",
             lambda m: m.revision is None or m.uri.startswith("hf://"),
@@ -229,9 +199,9 @@ class DatasetSpec(ApiModel):
     """maxLength is the number of tokens after which an example is cut."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        _uri_rule("file", "train"),
-        _uri_rule("file", "validation", optional=True),
-        _uri_rule("file", "test", optional=True),
+        *uri_rules("file", "train", required=True),
+        *uri_rules("file", "validation"),
+        *uri_rules("file", "test"),
         _format_rule("train"),
         _format_rule("validation", optional=True),
         _format_rule("test", optional=True),
@@ -321,15 +291,7 @@ class WorkersSpec(ApiModel):
     processesPerNode is set."""
     processes_per_node: Annotated[int, Field(ge=1, le=64)] | None = None
     """processesPerNode trains on the CPU with so many processes per pod, instead of gpusPerNode."""
-    accelerator_resource: (
-        Annotated[
-            str,
-            StringConstraints(
-                min_length=3, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9._-]+$"
-            ),
-        ]
-        | None
-    ) = None
+    accelerator_resource: Annotated[str, StringConstraints(min_length=1, max_length=253)] | None = None
     """acceleratorResource is the resource that counts accelerators. Default: `nvidia.com/gpu`."""
     start_timeout_seconds: Annotated[int, Field(ge=10, le=604800)] = 600
     """startTimeoutSeconds bounds the wait for the rest of a gang of which a part is scheduled; after it the gang
@@ -353,6 +315,9 @@ class WorkersSpec(ApiModel):
             lambda w: w.accelerator_resource is None or w.processes_per_node is None,
             "acceleratorResource has no meaning with processesPerNode, which trains on the CPU: remove one",
             ".acceleratorResource",
+        ),
+        match_rule(
+            "accelerator_resource", RESOURCE, "is no name of a resource: use DOMAIN/NAME, such as nvidia.com/gpu"
         ),
     )
 
@@ -379,7 +344,7 @@ class OutputSpec(ApiModel):
     """uri of the folder for the adapter: `s3://BUCKET/PREFIX`, `pvc://CLAIM/PATH` or `file:///PATH`. It must be
     empty, or hold an earlier result of this same PeftJob."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (_uri_rule("output", "uri"),)
+    rules: ClassVar[tuple[Rule, ...]] = uri_rules("output", "uri", required=True)
 
 
 class S3StorageSpec(ApiModel):
@@ -393,6 +358,8 @@ class S3StorageSpec(ApiModel):
     """secretName of a Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_SESSION_TOKEN if
     there is one. Default: the pods' own identity (serviceAccountName)."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (endpoint_rule(), name_rule("secret_name", "Secret"))
+
 
 class HuggingFaceStorageSpec(ApiModel):
     """How hf:// uris are reached."""
@@ -401,6 +368,8 @@ class HuggingFaceStorageSpec(ApiModel):
     """endpoint of the hub or of a mirror. Default: the hub's own."""
     secret_name: DnsName | None = None
     """secretName of a Secret with the key HF_TOKEN."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (endpoint_rule(), name_rule("secret_name", "Secret"))
 
 
 class StorageSpec(ApiModel):
@@ -413,6 +382,8 @@ class StorageSpec(ApiModel):
     service_account_name: DnsName | None = None
     """serviceAccountName of the worker pods, for clouds that give a service account rights on buckets. Its
     Kubernetes token is never mounted."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (name_rule("service_account_name", "ServiceAccount"),)
 
 
 class PeftJobSpec(ApiModel):

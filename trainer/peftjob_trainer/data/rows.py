@@ -94,7 +94,7 @@ def _jsonl_rows(source: Source) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
-                values = json.loads(line.decode())
+                values = json.loads(line.decode().rstrip())
             except UnicodeDecodeError as error:
                 raise malformed(where, f"not UTF-8 (byte {error.start + 1}): save the file as UTF-8") from error
             except (ValueError, RecursionError) as error:

@@ -4,7 +4,7 @@ Called by the trainer's start. What lies on a mounted file system is used in pla
 that a model needs are copied, and of weights only safetensors: a pickle would run code.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -88,29 +88,22 @@ def _fetch_from_store(uri: str, store: Store, dest: Path) -> None:
                 Reason.BASE_MODEL_CORRUPT, f"{uri}/{name}: {INDEX_NAME} names it, but it is not there: upload it"
             ) from error
 
-    _copy_model(names, dest, copy)
+    _copy_model(uri, names, dest, copy)
 
 
 def _fetch_from_hub(model: BaseModelSpec, storage: StorageSpec, dest: Path) -> None:
     repo = hub.open_model(model, storage.hugging_face)
     _check_names(model.uri, repo.names)
-    _copy_model(repo.names, dest, lambda name: repo.download(name, dest))
+    _copy_model(model.uri, repo.names, dest, lambda name: repo.download(name, dest))
 
 
-def _copy_model(names: Sequence[str], dest: Path, copy: object) -> None:
+def _copy_model(uri: str, names: Sequence[str], dest: Path, copy: Callable[[str], object]) -> None:
     """Copy the files that a model needs, the index first because it names the weights."""
-    assert callable(copy)
     small = [name for name in names if name.endswith(_SUFFIXES)]
     with ThreadPoolExecutor(_PARALLEL_FILES) as pool:
         list(pool.map(copy, small))
-        list(pool.map(copy, _weights(names, dest)))
-
-
-def _weights(names: Iterable[str], folder: Path) -> list[str]:
-    """Return the names of the weights' files; the index, if there is one, lies in the folder already."""
-    if INDEX_NAME in names:
-        return indexed_files(folder)
-    return [WEIGHTS_NAME]
+        weights = indexed_files(dest, uri) if INDEX_NAME in names else [WEIGHTS_NAME]
+        list(pool.map(copy, weights))
 
 
 def _check_names(uri: str, names: Sequence[str]) -> None:

@@ -4,18 +4,22 @@ Opened by `open_store`. Unreachable endpoints, wrong keys and missing buckets be
 field to correct, after bounded retries: at most about 30 s when nothing answers.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import boto3
+from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectionError,
+    CredentialRetrievalError,
     HTTPClientError,
+    IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
 )
@@ -28,9 +32,14 @@ from .store import ConditionsUnsupported, ObjectInfo, ObjectNotFound, Preconditi
 CONNECT_SECONDS = 5
 READ_SECONDS = 30
 ATTEMPTS = 4
+PATIENCE_SECONDS = 20
+"""How long a failed call is made again, so that a server that restarts costs no gang."""
+RETRY_SECONDS = 1
 DEFAULT_REGION = "us-east-1"
 PART_BYTES = 64 * 1024 * 1024
 """Larger files go up in parts of this size; S3 takes at most 10,000 parts, so up to 640 GB."""
+
+T = TypeVar("T")
 
 _DENIED = {
     "401",
@@ -79,29 +88,36 @@ class S3Store(Store):
 
     def list(self, prefix: str = "") -> list[ObjectInfo]:
         """See `Store.list`; the empty objects that consoles make to show a folder are left out."""
-        found = []
-        with self._told():
+
+        def call() -> list[ObjectInfo]:
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix + prefix
             )
+            found = []
             for page in pages:
-                for entry in page.get("Contents", []):
-                    if not entry["Key"].endswith("/"):
-                        key = entry["Key"].removeprefix(self._prefix)
-                        found.append(ObjectInfo(key, entry["Size"], entry["ETag"]))
-        return sorted(found, key=lambda o: o.key)
+                if "Name" not in page:  # S3 names the bucket; any other page that is XML or HTML parses as empty
+                    raise _no_s3(self.uri, self._client.meta.endpoint_url, "it answers something else")
+                found += [entry for entry in page.get("Contents", []) if not entry["Key"].endswith("/")]
+            return [ObjectInfo(e["Key"].removeprefix(self._prefix), e["Size"], e["ETag"]) for e in found]
+
+        try:
+            return sorted(self._do(call), key=lambda o: o.key)
+        except ObjectNotFound as error:
+            raise _no_s3(self.uri, self._client.meta.endpoint_url, "it has no such path") from error
 
     def get(self, key: str) -> tuple[bytes, str]:
         """See `Store.get`."""
-        with self._told(key):
+
+        def call() -> tuple[bytes, str]:
             answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
             return answer["Body"].read(), answer["ETag"]
+
+        return self._do(call, key)
 
     def head(self, key: str) -> ObjectInfo | None:
         """See `Store.head`."""
         try:
-            with self._told(key):
-                answer = self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
+            answer = self._do(lambda: self._client.head_object(Bucket=self._bucket, Key=self._prefix + key), key)
         except ObjectNotFound:
             return None
         return ObjectInfo(key, answer["ContentLength"], answer["ETag"])
@@ -114,14 +130,17 @@ class S3Store(Store):
         if if_match is not None:
             conditions["IfMatch"] = if_match
         target = {"Bucket": self._bucket, "Key": self._prefix + key}
+
+        def call() -> str:
+            if isinstance(body, bytes):
+                return self._client.put_object(**target, Body=body, **conditions)["ETag"]
+            with body.open("rb") as file:
+                if body.stat().st_size <= PART_BYTES:
+                    return self._client.put_object(**target, Body=file, **conditions)["ETag"]
+                return self._put_parts(target, file, conditions)
+
         try:
-            with self._told(key):
-                if isinstance(body, bytes):
-                    return self._client.put_object(**target, Body=body, **conditions)["ETag"]
-                with body.open("rb") as file:
-                    if body.stat().st_size <= PART_BYTES:
-                        return self._client.put_object(**target, Body=file, **conditions)["ETag"]
-                    return self._put_parts(target, file, conditions)
+            return self._do(call, key)
         except ObjectNotFound as error:
             # S3 answers If-Match on an object that is gone with 404.
             raise PreconditionFailed(key) from error
@@ -139,12 +158,15 @@ class S3Store(Store):
                 "ETag"
             ]
         except BaseException:
-            self._client.abort_multipart_upload(**upload)
+            # What cannot be aborted now, a lifecycle rule of the bucket has to; the first error tells more.
+            with suppress(BotoCoreError, ClientError):
+                self._client.abort_multipart_upload(**upload)
             raise
 
     def download(self, key: str, path: Path) -> None:
         """See `Store.download`: in ranges, several at a time, all of one version of the object."""
-        with self._told(key):
+
+        def call() -> None:
             try:
                 self._client.download_file(self._bucket, self._prefix + key, str(path))
             except ClientError as error:
@@ -153,40 +175,54 @@ class S3Store(Store):
                     self._client.get_object(Bucket=self._bucket, Key=self._prefix + key, Range="bytes=0-0")
                 raise
 
+        self._do(call, key)
+
     def delete(self, key: str) -> None:
         """See `Store.delete`."""
-        with self._told(key):
-            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+        self._do(lambda: self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key), key)
 
-    @contextmanager
-    def _told(self, key: str = "") -> Iterator[None]:
-        """Turn the library's errors into ours."""
+    def _do(self, call: Callable[[], T], key: str = "") -> T:
+        """Call the library, again while S3 is away for a moment, and turn its errors into ours."""
         where = f"{self.uri}/{key}" if key else self.uri
         endpoint = self._client.meta.endpoint_url
-        try:
-            yield
-        except ClientError as error:
-            raise _translate(error, where, self._bucket, endpoint) from error
-        except (NoCredentialsError, PartialCredentialsError) as error:
-            raise TrainerError(
-                Reason.STORAGE_ACCESS_DENIED,
-                f"{where}: {error}: set spec.storage.s3.secretName to a Secret with AWS_ACCESS_KEY_ID and "
-                f"AWS_SECRET_ACCESS_KEY, or spec.storage.serviceAccountName to an account with rights on the bucket",
-            ) from error
-        except (ConnectionError, HTTPClientError) as error:
-            raise TrainerError(
-                Reason.STORAGE_UNAVAILABLE,
-                f"{where}: no answer from {endpoint} after {ATTEMPTS} attempts ({error}): check "
-                f"spec.storage.s3.endpoint and that the workers' network reaches it",
-            ) from error
-        except BotoCoreError as error:
-            raise TrainerError(
-                Reason.INVALID_CONFIG,
-                f"{where}: {error}: check that spec.storage.s3.endpoint ({endpoint}) is an S3 endpoint",
-            ) from error
+        give_up = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return call()
+            except (BotoCoreError, ClientError, Boto3Error) as error:
+                told = _translate(error, where, self._bucket, endpoint)
+                away = isinstance(told, TrainerError) and told.reason is Reason.STORAGE_UNAVAILABLE
+                if not away or time.monotonic() + RETRY_SECONDS > give_up:
+                    raise told from error
+            time.sleep(RETRY_SECONDS)
 
 
-def _translate(error: ClientError, where: str, bucket: str, endpoint: str) -> Exception:
+def _translate(error: Exception, where: str, bucket: str, endpoint: str) -> Exception:
+    """Return our form of one of the library's errors."""
+    if isinstance(error, ClientError):
+        return _translate_answer(error, where, bucket, endpoint)
+    if isinstance(error, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):
+        return TrainerError(
+            Reason.STORAGE_ACCESS_DENIED,
+            f"{where}: {error}: set spec.storage.s3.secretName to a Secret with AWS_ACCESS_KEY_ID and "
+            f"AWS_SECRET_ACCESS_KEY, or spec.storage.serviceAccountName to an account with rights on the bucket",
+        )
+    if isinstance(error, ConnectionError | HTTPClientError | Boto3Error | IncompleteReadError):
+        return TrainerError(
+            Reason.STORAGE_UNAVAILABLE,
+            f"{where}: no answer from {endpoint} ({error}): check spec.storage.s3.endpoint and that the workers' "
+            f"network reaches it",
+        )
+    return _no_s3(where, endpoint, str(error))
+
+
+def _no_s3(where: str, endpoint: str, why: str) -> TrainerError:
+    return TrainerError(
+        Reason.INVALID_CONFIG, f"{where}: {endpoint} does not speak S3 ({why}): correct spec.storage.s3.endpoint"
+    )
+
+
+def _translate_answer(error: ClientError, where: str, bucket: str, endpoint: str) -> Exception:
     """Return our form of a server's error answer."""
     code = str(error.response.get("Error", {}).get("Code", ""))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -217,7 +253,7 @@ def _translate(error: ClientError, where: str, bucket: str, endpoint: str) -> Ex
         )
     if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout", "ThrottlingException"):
         return TrainerError(
-            Reason.STORAGE_UNAVAILABLE, f"{where}: {endpoint} failed {ATTEMPTS} times ({said}): see its own log"
+            Reason.STORAGE_UNAVAILABLE, f"{where}: {endpoint} cannot serve now ({said}): see its own log"
         )
     return TrainerError(
         Reason.INVALID_CONFIG,

@@ -26,13 +26,13 @@ _BITS = {
 }  # fmt: skip
 
 
-def indexed_files(folder: Path) -> list[str]:
-    """Return the names of the files that a model's index lists.
+def indexed_files(folder: Path, uri: str) -> list[str]:
+    """Return the names of the files that a model's index lists; `uri` is for messages.
 
     Raises:
         TrainerError: `BASE_MODEL_CORRUPT`: the index cannot be read.
     """
-    return sorted(set(_weight_map(folder, str(folder)).values()))
+    return sorted(set(_weight_map(folder, uri).values()))
 
 
 def _weight_map(folder: Path, uri: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ Used by `fetch`. The library does the transfer; `HF_TOKEN` and `HF_ENDPOINT` in 
 """
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import disable_progress_bars
 from peftjob_api import Reason
 from peftjob_api.spec import BaseModelSpec, HuggingFaceStorageSpec
 
@@ -76,6 +78,7 @@ def _open(
     spec: HuggingFaceStorageSpec | None,
 ) -> _Repo:
     endpoint = (spec.endpoint if spec else None) or os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+    disable_progress_bars()  # pods' logs are files, not terminals
     api = HfApi(endpoint=endpoint.rstrip("/"))
     for attempt in range(ATTEMPTS):
         try:
@@ -87,6 +90,7 @@ def _open(
         except TrainerError as error:
             if error.reason is not Reason.STORAGE_UNAVAILABLE or attempt == ATTEMPTS - 1:
                 raise
+            time.sleep(2**attempt)
     names = [file.rfilename for file in getattr(info, "siblings", None) or [] if "/" not in file.rfilename]
     return _Repo(api, uri, repo_id, kind, info.sha or revision or constants.DEFAULT_REVISION, names)
 

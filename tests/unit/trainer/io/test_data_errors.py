@@ -56,7 +56,7 @@ CASES = [
         "JSON that ends too early",
         {"train.jsonl": lines({"text": "a"}, {"text": "b"}, '{"text": "c", ')},
         Reason.DATASET_MALFORMED,
-        ("train.jsonl line 3", "column 15", "one JSON object on each line"),
+        ("train.jsonl line 3", "column 14", "one JSON object on each line"),
     ),
     Case(
         "a JSON array over the whole file",

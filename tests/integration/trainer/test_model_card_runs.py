@@ -1,0 +1,117 @@
+"""The model card's snippet, run as printed by a Python that knows nothing of PeftJob, on real adapters."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from peftjob_api import JobIdentity, PeftJobSpec, PlanInfo, RunConfig
+from peftjob_api.constants import CLAIM_NAME
+from peftjob_trainer.claim import Claim
+from peftjob_trainer.history import History
+from peftjob_trainer.model_card import write_model_card
+from peftjob_trainer.publish import publish
+from peftjob_trainer.report import write_report
+from peftjob_trainer.storage import Store
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+PLAN = PlanInfo(shard_group="Full", ranks=1, base_parameters=99, base_bytes_per_rank=1, trainable_parameters=1)
+LABELS = ["no, `never`", "yes"]
+CHAT = (
+    "{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE(vocab={t: n for n, t in enumerate(["<pad>", "</s>", *alphabet])}, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", pad_token="<pad>", chat_template=CHAT)
+
+
+def classifier(base: Path, adapter: Path) -> None:
+    """Write a small BERT without a head, and a LoRA adapter with one."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=300, **sizes)).save_pretrained(base)
+    model = BertForSequenceClassification.from_pretrained(base, num_labels=len(LABELS))
+    config = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"])
+    trained = peft.get_peft_model(model, config)
+    torch.nn.init.normal_(trained.base_model.model.classifier.modules_to_save["default"].bias)
+    trained.save_pretrained(adapter)
+    (adapter / "labels.json").write_text(json.dumps(LABELS))
+
+
+def language_model(base: Path, adapter: Path) -> None:
+    """Write a small Llama and a LoRA adapter of it."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=300, bos_token_id=None, eos_token_id=1, pad_token_id=0, **sizes))
+    model.save_pretrained(base)
+    peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])).save_pretrained(
+        adapter
+    )
+
+
+Make = Callable[[Path, Path], None]
+
+
+@pytest.mark.parametrize(
+    ("make", "task", "chat", "want"),
+    [
+        (classifier, {"type": "SequenceClassification"}, False, "This works as it should."),
+        (language_model, {"type": "CausalLM"}, False, ""),
+        (language_model, {"type": "CausalLM"}, True, ""),
+    ],
+    ids=["classifier", "language model", "chat"],
+)
+def test_the_snippet_runs_as_printed_on_what_was_published(
+    make: Make, task: Any, chat: bool, want: str, output: Store, job: JobIdentity, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    made, folder = tmp_path / "made", tmp_path / "downloaded"
+    make(folder / "tiny", made)  # the card says: with a copy of the base in the adapter's folder
+    byte_tokenizer().save_pretrained(made)
+    spec = PeftJobSpec.model_validate(
+        {
+            "baseModel": {"uri": "s3://models/acme/tiny"},
+            "task": task,
+            "dataset": {"train": "s3://datasets/train.csv", "maxLength": 64},
+            "output": {"uri": output.uri},
+        }
+    )
+    run = RunConfig.of(job, spec)
+    write_report(made, run, PLAN, History())
+    write_model_card(made, run, PLAN, History(), chat=chat)
+    publish(output, output.uri, Claim.take(output, job, 1, "g"), made, job)
+    for found in output.list():
+        output.download(found.key, folder / found.key)
+    assert (folder / CLAIM_NAME).exists()  # it is downloaded too, and disturbs nobody
+
+    code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    done = subprocess.run(
+        [sys.executable, "-W", "error::FutureWarning", "-I", "-c", code],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert want in done.stdout
+    if task["type"] == "SequenceClassification":
+        assert done.stdout.startswith(tuple(LABELS))

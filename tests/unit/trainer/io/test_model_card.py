@@ -1,0 +1,97 @@
+"""The model card: its front matter is YAML, its snippet is Python that names the right base and labels."""
+
+import ast
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from peftjob_api import JobIdentity, PeftJobSpec, PlanInfo, RunConfig
+from peftjob_trainer.history import EvalRecord, History
+from peftjob_trainer.model_card import write_model_card
+
+PLAN = PlanInfo(shard_group="Full", ranks=1, base_parameters=99, base_bytes_per_rank=1, trainable_parameters=1)
+
+
+@pytest.fixture
+def card(spec: Callable[..., PeftJobSpec], job: JobIdentity, tmp_path: Path) -> Callable[..., str]:
+    """Return a function that writes a card and returns its text."""
+
+    def write(base: str = "hf://acme/tiny", revision: str | None = None, chat: bool = False, **fields: Any) -> str:
+        built = spec(**fields)
+        model = {"uri": base, **({"revision": revision} if revision else {})}
+        built = PeftJobSpec.model_validate({**built.to_wire(), "baseModel": model})
+        history = History([], [EvalRecord(3, "test", {"loss": 0.25, "accuracy": 0.5})])
+        write_model_card(tmp_path, RunConfig.of(job, built), PLAN, history, chat=chat)
+        return (tmp_path / "README.md").read_text()
+
+    return write
+
+
+def front(text: str) -> dict[str, Any]:
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def snippet(text: str) -> str:
+    code = text.split("```python\n")[1].split("```")[0]
+    ast.parse(code)
+    return code
+
+
+def constant(code: str, name: str) -> Any:
+    """Return the value of an assignment in the snippet."""
+    values = [n.value for n in ast.parse(code).body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == name]
+    return ast.literal_eval(values[0])
+
+
+@pytest.mark.parametrize(
+    ("base", "want_front", "want_base"),
+    [
+        ("hf://acme/tiny", "acme/tiny", "acme/tiny"),
+        ("s3://models/acme/tiny", "s3://models/acme/tiny", "tiny"),
+        ("s3://models", "s3://models", "models"),
+        ("pvc://models/tiny", "pvc://models/tiny", "/mnt/pvc/models/tiny"),
+        ("file:///models/tiny", "file:///models/tiny", "/models/tiny"),
+    ],
+)
+def test_where_the_base_is_loaded_from(card: Callable[..., str], base: str, want_front: str, want_base: str) -> None:
+    text = card(base)
+    assert front(text) == {
+        "base_model": want_front,
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "tags": ["lora", "peftjob"],
+    }
+    assert constant(snippet(text), "BASE") == want_base
+    assert ("aws s3 cp" in text) == base.startswith("s3://")
+
+
+def test_a_pinned_revision_is_pinned_in_the_snippet(card: Callable[..., str]) -> None:
+    assert 'revision="v1"' in snippet(card(revision="v1"))
+
+
+@pytest.mark.parametrize(
+    "labels", [["negative", "positive"], ['quote"', "back`tick```", "ü\n", "\\"], [str(n) for n in range(500)]],
+    ids=["two", "odd characters", "many"],
+)  # fmt: skip
+def test_a_classifier_s_labels_are_in_the_snippet(card: Callable[..., str], tmp_path: Path, labels: list[str]) -> None:
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    text = card(task={"type": "SequenceClassification"})
+    code = snippet(text)
+    assert front(text)["pipeline_tag"] == "text-classification"
+    if len(labels) > 20:
+        assert 'json.load(open(f"{ADAPTER}/labels.json"' in code
+        assert code.startswith("import json\n")
+    else:
+        assert constant(code, "LABELS") == labels
+
+
+def test_results_are_in_the_card(card: Callable[..., str]) -> None:
+    assert "| data | loss | accuracy |\n|---|---|---|\n| test | 0.2500 | 0.5000 |\n" in card()
+
+
+def test_chats_use_the_chat_template(card: Callable[..., str]) -> None:
+    assert "apply_chat_template" not in snippet(card())
+    assert "apply_chat_template" in snippet(card(chat=True))

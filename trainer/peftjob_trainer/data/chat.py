@@ -6,6 +6,8 @@ asking that a template marks the assistant's turns (few do), each turn is found 
 
 from typing import Any
 
+from jinja2 import TemplateError
+
 _MARK = "\u241epeftjob\u241e"
 """Stands for a message's content; in no real text, and without anything that templates strip."""
 
@@ -41,8 +43,11 @@ def _by_prefix(tokenizer: Any, messages: list[dict[str, Any]], number: int, text
     """Find a turn as what is added to the chat before it, if the template renders a chat's beginning as it is alone."""
     if number == 0:
         return None  # many templates refuse an empty chat
-    before = _render(tokenizer, messages[:number], prompt=True)
-    after = _render(tokenizer, messages[: number + 1])
+    try:
+        before = _render(tokenizer, messages[:number], prompt=True)
+        after = _render(tokenizer, messages[: number + 1])
+    except TemplateError:
+        return None  # some refuse a part of a chat, such as one that the user has not spoken in yet
     if text.startswith(after) and after.startswith(before) and len(after) > len(before):
         return len(before), len(after)
     return None
@@ -54,7 +59,10 @@ def _by_mark(tokenizer: Any, messages: list[dict[str, Any]], number: int, text: 
     before, found, after = _render(tokenizer, marked).partition(_MARK)
     if not found or not text.startswith(before) or not text.endswith(after) or len(before) + len(after) > len(text):
         return None
-    _, _, ending = _render(tokenizer, marked[: number + 1]).partition(_MARK)
+    try:
+        _, _, ending = _render(tokenizer, marked[: number + 1]).partition(_MARK)
+    except TemplateError:
+        ending = ""
     begin, end = len(before), len(text) - len(after)
     while ending and not after.startswith(ending):
         ending = ending[:-1]

@@ -4,6 +4,7 @@ Every wrong row is an error that names file and line: see docs/failure-modes.md 
 """
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,8 +198,9 @@ def _labels(spec: PeftJobSpec, source: Source, layout: Layout) -> list[str]:
             f"every row has the label {found.pop()!r}: a classifier needs two; add rows of the others, or correct "
             f"spec.dataset.columns.label",
         )
-    if all(label.lstrip("-").isdecimal() for label in found):
-        return sorted(found, key=int)
+    if all(re.fullmatch("-?[0-9]+", label) for label in found):
+        # By name as well: all ranks need one order, also of labels such as 1 and 01.
+        return sorted(found, key=lambda label: (int(label), label))
     return sorted(found)
 
 

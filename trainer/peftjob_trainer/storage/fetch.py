@@ -4,6 +4,8 @@ Called by the trainer's start. What lies on a mounted file system is used in pla
 that a model needs are copied, and of weights only safetensors: a pickle would run code.
 """
 
+import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +20,8 @@ from .s3 import S3Store, make_client
 from .store import ObjectNotFound, Store
 from .uris import parse
 from .weights import INDEX_NAME, WEIGHTS_NAME, indexed_files, verify_weights
+
+log = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.json"
 _SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
@@ -52,6 +56,7 @@ def fetch_model(model: BaseModelSpec, storage: StorageSpec, dest: Path) -> Path:
         TrainerError: `BASE_MODEL_NOT_FOUND` (nothing there, or no config, weights or tokenizer),
             `BASE_MODEL_CORRUPT` (names file and tensor), or what the storage service says.
     """
+    start = time.monotonic()
     location = parse(model.uri)
     if location.is_local:
         folder = location.local
@@ -73,6 +78,8 @@ def fetch_model(model: BaseModelSpec, storage: StorageSpec, dest: Path) -> Path:
     else:
         _fetch_from_store(model.uri, open_store(model.uri, storage), dest)
     verify_weights(dest, model.uri)
+    size = sum(path.stat().st_size for path in dest.iterdir() if path.is_file())
+    log.info("%s: %.1f MB fetched in %.1f s", model.uri, size / 1e6, time.monotonic() - start)
     return dest
 
 

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import disable_progress_bars
+from huggingface_hub.utils.tqdm import disable_progress_bars
 from peftjob_api import Reason
 from peftjob_api.spec import BaseModelSpec, HuggingFaceStorageSpec
 

@@ -23,6 +23,11 @@ FORGETFUL = (  # drops what the assistant thought in all turns but the last, and
     "{% if m.role == 'assistant' and loop.last %}[thought]{% endif %}{{ m.content }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+SHY = (
+    "{% if not messages | selectattr('role', 'equalto', 'user') | list %}{{ raise_exception('no user') }}{% endif %}"
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 Loader = Callable[..., Splits]
 
 
@@ -142,6 +147,13 @@ CASES = [
         "." * len("<|assistant|>") + "a1<|end|>\n" + "." * len("<|user|>q2<|end|>\n"),
     ),
     Case(
+        "a template that refuses a chat before the user has spoken",
+        {"messages": TURNS[1:]},
+        "<|assistant|>a1<|user|>q2<|assistant|>a2",
+        "." * len("<|assistant|>") + "a1" + "." * len("<|user|>q2<|assistant|>") + "a2",
+        template=SHY,
+    ),
+    Case(
         "a chat that is too long keeps the window with the most to learn",
         {"messages": [*TURNS[:3], {"role": "assistant", "content": "a longer answer"}]},
         ">a longer answer<|end|>\n",
@@ -234,6 +246,7 @@ CLASSIFY = {"type": "SequenceClassification"}
         (["b", "a", "b"], CLASSIFY, ["a", "b"], [1, 0, 1]),
         (["10", "9", "-1"], CLASSIFY, ["-1", "9", "10"], [2, 1, 0]),
         ([1, 0, 1], CLASSIFY, ["0", "1"], [1, 0, 1]),
+        (["01", "1", "0"], CLASSIFY, ["0", "01", "1"], [1, 2, 0]),
         (["10", "9", "x"], CLASSIFY, ["10", "9", "x"], [0, 1, 2]),
         (["b", "b"], {**CLASSIFY, "sequenceClassification": {"labels": ["c", "b"]}}, ["c", "b"], [1, 1]),
         ([1, 0], {**CLASSIFY, "sequenceClassification": {"labels": ["1", "0"]}}, ["1", "0"], [0, 1]),
@@ -242,6 +255,7 @@ CLASSIFY = {"type": "SequenceClassification"}
         "sorted by name",
         "numbers sorted as numbers",
         "integers in JSON",
+        "two spellings of a number have one order",
         "not all numbers: sorted by name",
         "in the task's order, also unseen ones",
         "integers against the task's names",

@@ -1,10 +1,11 @@
 """The adapter's README.md: what it is, how good, and a snippet that loads it as printed.
 
-Called by rank 0 before publishing, after the adapter, its tokenizer and `labels.json` are in the folder. The snippet
-uses plain transformers and peft; nothing of PeftJob is needed to use an adapter.
+Called by rank 0 before publishing. The snippet uses plain transformers and peft; nothing of PeftJob is needed to use
+an adapter.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -21,19 +22,33 @@ _MAX_INLINE_LABELS = 20
 _DTYPES = {"FP32": "torch.float32", "BF16": "torch.bfloat16", "Auto": '"auto"'}
 
 
-def write_model_card(folder: Path, run: RunConfig, plan: PlanInfo, history: History, *, chat: bool = False) -> None:
-    """Write `README.md` into a folder.
+def write_model_card(
+    folder: Path,
+    run: RunConfig,
+    plan: PlanInfo,
+    history: History,
+    *,
+    labels: Sequence[str] | None = None,
+    chat: bool = False,
+) -> None:
+    """Write `README.md` into a folder, and for a classifier `labels.json`, its labels in the order of its outputs.
 
     Args:
         folder: That is going to be published.
         run: What was asked for.
         plan: How the base lay on the ranks.
         history: What happened.
+        labels: Of a classifier (`Splits.labels`). Default: those of `spec.task`.
         chat: Whether the training data were chats (`Splits.chat`), so that the snippet uses the chat template.
     """
     spec = run.spec
     base, note = _base(spec.base_model.uri)
     is_classifier = spec.task.type == "SequenceClassification"
+    if is_classifier:
+        given = spec.task.sequence_classification.labels if spec.task.sequence_classification else None
+        labels = labels or given
+        assert labels, "a classifier's labels are known by the time it is published"
+        (folder / LABELS_NAME).write_text(json.dumps(list(labels), ensure_ascii=False) + "\n", encoding="utf-8")
     front = {
         "base_model": base if spec.base_model.uri.startswith("hf://") else spec.base_model.uri,
         "library_name": "peft",
@@ -60,7 +75,7 @@ def write_model_card(folder: Path, run: RunConfig, plan: PlanInfo, history: Hist
         is_remote=parse(spec.base_model.uri).scheme == "s3",
         revision=json.dumps(spec.base_model.revision) if spec.base_model.revision else None,
         is_classifier=is_classifier,
-        labels=_labels(folder, run) if is_classifier else "",
+        labels=_labels_expression(labels) if labels else "",
         chat=chat,
         dtype=_DTYPES[spec.training.precision],
     )
@@ -77,13 +92,9 @@ def _base(uri: str) -> tuple[str, str]:
     return str(location.local), ""
 
 
-def _labels(folder: Path, run: RunConfig) -> str:
-    """Return a Python expression of the labels, in the order of the classifier's outputs."""
-    path = folder / LABELS_NAME
-    given = run.spec.task.sequence_classification.labels if run.spec.task.sequence_classification else None
-    labels = json.loads(path.read_text(encoding="utf-8")) if path.exists() else given
-    assert labels, f"{LABELS_NAME} has to be written before the model card"
+def _labels_expression(labels: Sequence[str]) -> str:
+    """Return a Python expression of the labels."""
     if len(labels) > _MAX_INLINE_LABELS:
         return f'json.load(open(f"{{ADAPTER}}/{LABELS_NAME}", encoding="utf-8"))'
     # JSON strings in ASCII are Python literals; a back-quote could end the code block.
-    return json.dumps(labels).replace("`", "\\u0060")
+    return json.dumps(list(labels)).replace("`", "\\u0060")

@@ -19,12 +19,14 @@ PLAN = PlanInfo(shard_group="Full", ranks=1, base_parameters=99, base_bytes_per_
 def card(spec: Callable[..., PeftJobSpec], job: JobIdentity, tmp_path: Path) -> Callable[..., str]:
     """Return a function that writes a card and returns its text."""
 
-    def write(base: str = "hf://acme/tiny", revision: str | None = None, chat: bool = False, **fields: Any) -> str:
+    def write(
+        base: str = "hf://acme/tiny", revision: str | None = None, chat: bool = False, labels: Any = None, **fields: Any
+    ) -> str:
         built = spec(**fields)
         model = {"uri": base, **({"revision": revision} if revision else {})}
         built = PeftJobSpec.model_validate({**built.to_wire(), "baseModel": model})
         history = History([], [EvalRecord(3, "test", {"loss": 0.25, "accuracy": 0.5})])
-        write_model_card(tmp_path, RunConfig.of(job, built), PLAN, history, chat=chat)
+        write_model_card(tmp_path, RunConfig.of(job, built), PLAN, history, labels=labels, chat=chat)
         return (tmp_path / "README.md").read_text()
 
     return write
@@ -77,15 +79,20 @@ def test_a_pinned_revision_is_pinned_in_the_snippet(card: Callable[..., str]) ->
     ids=["two", "odd characters", "many"],
 )  # fmt: skip
 def test_a_classifier_s_labels_are_in_the_snippet(card: Callable[..., str], tmp_path: Path, labels: list[str]) -> None:
-    (tmp_path / "labels.json").write_text(json.dumps(labels))
-    text = card(task={"type": "SequenceClassification"})
+    text = card(task={"type": "SequenceClassification"}, labels=labels)
     code = snippet(text)
+    assert json.loads((tmp_path / "labels.json").read_text()) == labels
     assert front(text)["pipeline_tag"] == "text-classification"
     if len(labels) > 20:
         assert 'json.load(open(f"{ADAPTER}/labels.json"' in code
         assert code.startswith("import json\n")
     else:
         assert constant(code, "LABELS") == labels
+
+
+def test_labels_default_to_those_of_the_task(card: Callable[..., str]) -> None:
+    task = {"type": "SequenceClassification", "sequenceClassification": {"labels": ["b", "a"]}}
+    assert constant(snippet(card(task=task)), "LABELS") == ["b", "a"]
 
 
 def test_results_are_in_the_card(card: Callable[..., str]) -> None:

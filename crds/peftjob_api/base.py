@@ -68,11 +68,10 @@ class ApiModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read_as_the_api_server(cls, data: Any) -> Any:
-        """Take null for absent, as the API server does with fields that it knows, and 8.0 for 8."""
+        """Take null for absent, whatever the field, and 8.0 for 8."""
         if not isinstance(data, Mapping):
             return data
-        known = {name for key, field in cls.model_fields.items() for name in (key, field.alias)}
-        return {key: _as_stored(value) for key, value in data.items() if value is not None or key not in known}
+        return {key: _as_stored(value) for key, value in data.items() if value is not None}
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:

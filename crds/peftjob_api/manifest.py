@@ -79,6 +79,7 @@ def read_peftjob(text: str) -> PeftJob:
         ManifestError: It is no YAML, or no valid PeftJob.
     """
     try:
-        return PeftJob.model_validate(load_manifest(text))
+        # By alias only: in Python a field has its own name too (batch_size), but a file must say batchSize.
+        return PeftJob.model_validate(load_manifest(text), by_alias=True, by_name=False)
     except ValidationError as error:
         raise ManifestError(format_errors(error)) from error

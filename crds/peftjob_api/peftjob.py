@@ -98,8 +98,8 @@ def validate_update(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """
     if not old.get("status", {}).get("startTime"):
         return
-    before = PeftJobSpec.model_validate(old["spec"]).to_wire()
-    after = PeftJobSpec.model_validate(new["spec"]).to_wire()
+    before = PeftJobSpec.model_validate(old["spec"], by_alias=True, by_name=False).to_wire()
+    after = PeftJobSpec.model_validate(new["spec"], by_alias=True, by_name=False).to_wire()
     broken = [
         rule.message
         for name, rule in zip(IMMUTABLE_FIELDS, TRANSITION_RULES, strict=True)

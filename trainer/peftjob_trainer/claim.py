@@ -132,6 +132,23 @@ def decide(
         raise _superseded(uri, f"gang {record.gang} claimed it after this one")
 
 
+def check_output(store: Store, identity: JobIdentity, attempt: int, gang: str) -> None:
+    """Raise what `Claim.take` would raise now, but change nothing: for the start, before inputs are fetched.
+
+    Raises:
+        TrainerError: `OUTPUT_OCCUPIED`, `SUPERSEDED`, or what the storage service says.
+    """
+    _look(store, identity, attempt, gang)
+
+
+def _look(store: Store, identity: JobIdentity, attempt: int, gang: str) -> tuple[ClaimRecord, str] | None:
+    """Return the claim at a prefix that this gang may take or replace; raise if it may not."""
+    keys = [o.key for o in store.list()]  # before the claim, which names every file before it is written
+    found = read_claim(store)
+    decide(found[0] if found else None, keys, identity, attempt, gang, store.uri)
+    return found
+
+
 def _occupied(uri: str, why: str, otherwise: str = "") -> TrainerError:
     return TrainerError(
         Reason.OUTPUT_OCCUPIED, f"{uri} is in use: {why}: set spec.output.uri to an empty folder{otherwise}"
@@ -194,11 +211,9 @@ class Claim:
         for try_ in range(MAX_TRIES):
             if try_:
                 time.sleep(random.uniform(0, 0.05 * try_))  # the winner of a race needs a moment to get out of the way
-            keys = [o.key for o in store.list()]  # before the claim, which names every file before it is written
-            found = read_claim(store)
+            found = _look(store, identity, attempt, gang)
             if found and found[0].token == token:
                 return cls(store, *found)  # our write of the last round arrived, its answer did not
-            decide(found[0] if found else None, keys, identity, attempt, gang, store.uri)
             if found:
                 _probe(store, found[0], found[1])
             record = _successor(found[0] if found else None, identity, attempt, gang, token)

@@ -8,7 +8,7 @@ import pytest
 from peftjob_api import JobIdentity, Reason
 from peftjob_api.constants import CLAIM_NAME, MANIFEST_NAME
 from peftjob_api.spec import StorageSpec
-from peftjob_trainer.claim import Claim, ClaimRecord, FileEntry, Manifest, decide, read_claim
+from peftjob_trainer.claim import Claim, ClaimRecord, FileEntry, Manifest, check_output, decide, read_claim
 from peftjob_trainer.exits import TrainerError
 from peftjob_trainer.storage import Store, open_store
 
@@ -175,6 +175,18 @@ def test_a_refused_gang_changes_nothing(store: Store, job: JobIdentity) -> None:
     before = store.list()
     with pytest.raises(TrainerError):
         Claim.take(store, job, 1, "g1")
+    assert store.list() == before
+
+
+def test_looking_first_says_the_same_and_changes_nothing(store: Store, job: JobIdentity) -> None:
+    check_output(store, job, 1, "g1")
+    assert store.list() == []
+    Claim.take(store, job, 2, "g2")
+    before = store.list()
+    check_output(store, job, 2, "g3")
+    with pytest.raises(TrainerError) as error:
+        check_output(store, job, 1, "g1")
+    assert error.value.reason is Reason.SUPERSEDED
     assert store.list() == before
 
 

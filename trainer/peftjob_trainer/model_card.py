@@ -50,7 +50,8 @@ def write_model_card(
         assert labels, "a classifier's labels are known by the time it is published"
         (folder / LABELS_NAME).write_text(json.dumps(list(labels), ensure_ascii=False) + "\n", encoding="utf-8")
     front = {
-        "base_model": base if spec.base_model.uri.startswith("hf://") else spec.base_model.uri,
+        # The hub refuses a card whose base_model is no repository of its own.
+        **({"base_model": base} if spec.base_model.uri.startswith("hf://") else {}),
         "library_name": "peft",
         "pipeline_tag": "text-classification" if is_classifier else "text-generation",
         "tags": [spec.method.type.lower(), "peftjob"],

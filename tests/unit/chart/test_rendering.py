@@ -219,6 +219,16 @@ def test_image_references(registry: str, image: dict[str, str], want: str, rende
     assert [pod["containers"][0]["image"] for pod in pod_specs(objects)] == [want, want]
 
 
+def test_the_operator_is_told_the_workers_image_and_its_namespaces(render: Render) -> None:
+    values = {"watchNamespaces": ["a", "b"], "trainer": {"image": {"tag": "v7", "pullPolicy": "Always"}}}
+    (container,) = find(render(values), "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert {entry["name"]: entry["value"] for entry in container["env"]} == {
+        "PEFTJOB_OPERATOR_TRAINER_IMAGE": "peftjob-trainer:v7",
+        "PEFTJOB_OPERATOR_TRAINER_IMAGE_PULL_POLICY": "Always",
+        "PEFTJOB_OPERATOR_WATCH_NAMESPACES": "a,b",
+    }
+
+
 def test_notes_name_the_next_command(helm: Helm, tmp_path: Path) -> None:
     # Without a cluster Helm renders no notes, so they become an object of a copy of the chart.
     chart = Path(shutil.copytree(CHART, tmp_path / CHART.name))

@@ -47,6 +47,7 @@ PVC_MOUNT_ROOT: Final = "/mnt/pvc"  # a claim C of a pvc://C/path is mounted at 
 # Environment of a worker pod, set by the operator (build.py), read by the launcher.
 ENV_RUN_CONFIG: Final = "PEFTJOB_RUN_CONFIG"
 ENV_ATTEMPT: Final = "PEFTJOB_ATTEMPT"
+ENV_GANG: Final = "PEFTJOB_GANG"  # uid of this pod; rank 0's tells its gang from all others of the PeftJob
 ENV_NODE_RANK: Final = "JOB_COMPLETION_INDEX"  # set by the Job controller
 ENV_MASTER_ADDR: Final = "PEFTJOB_MASTER_ADDR"
 ENV_CPU_LIMIT: Final = "PEFTJOB_CPU_LIMIT"  # downward API, whole cores rounded up

@@ -340,7 +340,7 @@ class WorkersSpec(ApiModel):
 class OutputSpec(ApiModel):
     """Where the adapter goes."""
 
-    uri: Uri
+    uri: Annotated[str, StringConstraints(min_length=1, max_length=512)]  # must fit a termination message
     """uri of the folder for the adapter: `s3://BUCKET/PREFIX`, `pvc://CLAIM/PATH` or `file:///PATH`. It must be
     empty, or hold an earlier result of this same PeftJob."""
 

@@ -17,6 +17,7 @@ from .constants import TERMINATION_MAX_BYTES
 from .spec import PeftJobSpec
 
 STATUS_MAX_BYTES = 16 * 1024
+MESSAGE_MAX_LENGTH = 2048
 
 
 def _finite(value: Any) -> Any:
@@ -24,11 +25,22 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _is_finite(value: Any) -> bool:
+    """Say whether something is a number that fits a float: JSON bounds neither its size nor its digits."""
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def _finite_values(value: Any) -> Any:
     """Drop what is no finite number from a mapping of metrics."""
-    if not isinstance(value, dict):
-        return value
-    return {k: v for k, v in value.items() if isinstance(v, int | float) and math.isfinite(v)}
+    return {k: v for k, v in value.items() if _is_finite(v)} if isinstance(value, dict) else value
+
+
+def _sayable(value: Any) -> Any:
+    """Cut a message to its bound, and replace what UTF-8 cannot say, such as bytes of a file's name."""
+    return value.encode(errors="replace").decode()[:MESSAGE_MAX_LENGTH] if isinstance(value, str) else value
 
 
 Number = Annotated[float | None, BeforeValidator(_finite)]
@@ -110,7 +122,7 @@ class PlanInfo(WireModel):
 class AdapterInfo(WireModel):
     """A published adapter."""
 
-    uri: Annotated[str, StringConstraints(max_length=1100)]
+    uri: Annotated[str, StringConstraints(max_length=640)]
     """uri of the folder that holds the adapter."""
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     """sha256 of the folder's manifest.json, which lists the sha256 of every file."""
@@ -140,7 +152,7 @@ class TerminationMessage(WireModel):
     """The last word of a worker pod, at most `TERMINATION_MAX_BYTES` of JSON."""
 
     reason: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9]{0,63}$")]
-    message: Annotated[str, StringConstraints(max_length=2048)]
+    message: Annotated[str, StringConstraints(max_length=MESSAGE_MAX_LENGTH), BeforeValidator(_sayable)]
     exit_code: Annotated[int, Field(ge=-64, le=255)]
     rank: Count = None
     """The rank that names the cause."""
@@ -152,16 +164,20 @@ class TerminationMessage(WireModel):
         """Return at most `TERMINATION_MAX_BYTES` bytes of JSON; a long message is cut, the result never."""
         message = self
         while True:
-            text = json.dumps(message.to_wire(), separators=(",", ":"))
+            text = _compact(message)
             excess = len(text.encode()) - TERMINATION_MAX_BYTES
             if excess <= 0:
                 return text
             if not message.message:
                 # Only metrics can still be long; the adapter and the reason must stay.
-                return json.dumps(message.model_copy(update={"status": None}).to_wire(), separators=(",", ":"))
+                return _compact(message.model_copy(update={"status": None}))
             # JSON escapes a character into at most six bytes; cutting by bytes / 6 converges without overshooting much.
             keep = max(0, len(message.message) - max(1, excess // 6))
             message = message.model_copy(update={"message": message.message[:keep]})
+
+
+def _compact(message: TerminationMessage) -> str:
+    return json.dumps(message.to_wire(), separators=(",", ":"), ensure_ascii=False)
 
 
 _Wire = TypeVar("_Wire", bound=WireModel)

@@ -1,4 +1,4 @@
-"""The Helm chart, rendered without a cluster. Used by tests/unit/chart."""
+"""The Helm chart, rendered without a cluster. Used by tests/unit/chart and tests/integration."""
 
 import subprocess
 from collections.abc import Callable

@@ -5,10 +5,10 @@ list against peftjob_operator.settings. No wildcard, and no Secrets: the operato
 {{- define "peftjob-operator.namespacedRules" -}}
 - apiGroups: [peftjob.io]
   resources: [peftjobs]
-  verbs: [get, list, watch, patch, delete]
+  verbs: [get, list, watch, delete]
 - apiGroups: [peftjob.io]
   resources: [peftjobs/status]
-  verbs: [get, patch]
+  verbs: [patch]
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, delete]
@@ -20,10 +20,10 @@ list against peftjob_operator.settings. No wildcard, and no Secrets: the operato
   verbs: [get]
 - apiGroups: [""]
   resources: [services, configmaps]
-  verbs: [get, create, patch, delete]
+  verbs: [get, create, patch]
 - apiGroups: [""]
   resources: [events]
-  verbs: [create]
+  verbs: [list, create]
 {{- end }}
 
 {{/* What it needs to know about the cluster: whether the node of a silent pod is still there. */}}

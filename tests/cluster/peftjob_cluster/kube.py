@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -81,6 +82,19 @@ class Api:
     def delete(self, path: str) -> Any:
         """Delete an object or a whole collection, at once."""
         return self.request("DELETE", path, {"propagationPolicy": "Background", "gracePeriodSeconds": 0})
+
+    def watch(self, path: str) -> Iterator[JSON]:
+        """Yield the events of a collection (``type`` and ``object``) as they come, until the connection is closed."""
+        connection = http.client.HTTPSConnection(self._address, context=self._context)
+        try:
+            connection.request("GET", f"{path}?watch=true", headers={"User-Agent": "peftjob-cluster"})
+            answer = connection.getresponse()
+            if answer.status >= 400:
+                raise ApiError(answer.status, answer.read().decode())
+            for line in answer:
+                yield json.loads(line)
+        finally:
+            connection.close()
 
     def ready(self) -> bool:
         """Tell whether the API server serves; a ClusterError or an OSError means the same as false."""

@@ -1,5 +1,7 @@
 """Helm, kubeconform and the rendered chart, for the tests beside this file."""
 
+import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,15 @@ def kubeconform() -> Path:
     return tool("kubeconform")
 
 
-@pytest.fixture
-def render(helm: Helm, tmp_path: Path) -> Render:
-    """Return a function from values to the chart's objects."""
+@pytest.fixture(scope="session")
+def render(helm: Helm, tmp_path_factory: pytest.TempPathFactory) -> Render:
+    """Return a function from values to the chart's objects, which are the caller's to change."""
+    known: dict[str, list[dict[str, Any]]] = {}
 
     def rendered(values: dict[str, Any]) -> list[dict[str, Any]]:
-        return helm.objects(values, tmp_path)
+        key = json.dumps(values, sort_keys=True)
+        if key not in known:
+            known[key] = helm.objects(values, tmp_path_factory.mktemp("values"))
+        return copy.deepcopy(known[key])
 
     return rendered

@@ -1,0 +1,203 @@
+"""What the operator has seen of one PeftJob, frozen: the only thing that decisions are made from.
+
+Made by `observe` from the API server's objects; read by `decide`, `restart` and `status`. Parsing here is lenient:
+objects come from an API server of any version, and termination messages from pods that are not trusted.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from peftjob_api import PeftJobSpec, PeftJobStatus, Reason, TerminationMessage, WorkerStatus, parse_worker_json
+from peftjob_api.constants import LABEL_ATTEMPT, LABEL_JOB_INDEX, TRAINER_CONTAINER
+from peftjob_api.peftjob import Metadata
+
+from .settings import LOST_AFTER_SECONDS
+
+Object = Mapping[str, Any]
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """Return an RFC 3339 time, or None where there is none."""
+    return datetime.fromisoformat(text) if text else None
+
+
+def format_time(time: datetime) -> str:
+    """Return a time as Kubernetes writes it, in whole seconds."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def conditions(obj: Object) -> dict[str, Object]:
+    """Return the conditions of an object that hold, by type."""
+    found = obj.get("status", {}).get("conditions") or []
+    return {condition["type"]: condition for condition in found if condition.get("status") == "True"}
+
+
+def attempt_of(obj: Object) -> int:
+    """Return the attempt that a child belongs to; 0 where its label is no number."""
+    text = obj["metadata"].get("labels", {}).get(LABEL_ATTEMPT, "")
+    return int(text) if text.isdecimal() else 0
+
+
+@dataclass(frozen=True)
+class Pod:
+    """One worker pod."""
+
+    name: str
+    uid: str
+    attempt: int
+    index: int | None = None
+    """The completion index, which is the node rank."""
+    node: str | None = None
+    ip: str | None = None
+    phase: str = "Pending"
+    scheduled_at: datetime | None = None
+    unschedulable: str = ""
+    """What the scheduler says when it finds no node."""
+    running: bool = False
+    """Whether the trainer's container runs."""
+    waiting: tuple[str, str] | None = None
+    """Reason and message of a container that cannot start."""
+    exit_code: int | None = None
+    oom_killed: bool = False
+    memory_limit: str = ""
+    last_word: TerminationMessage | None = None
+    disruption: str = ""
+    """Message of the condition DisruptionTarget: a drain, an eviction, a preemption, a lost node."""
+    delete_at: datetime | None = None
+    """When its time to end by itself is over, for a pod that is being deleted."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of it runs any more."""
+        return self.phase in ("Succeeded", "Failed")
+
+    def lost(self, now: datetime) -> bool:
+        """Tell whether its node did not end it in time: it may still run there, but nobody here can know."""
+        late = timedelta(seconds=LOST_AFTER_SECONDS)
+        return not self.ended and self.delete_at is not None and now >= self.delete_at + late
+
+    @property
+    def where(self) -> str:
+        """The pod and its node, for messages."""
+        return f"pod {self.name}" + (f" on node {self.node}" if self.node else "")
+
+    @classmethod
+    def of(cls, obj: Object) -> "Pod":
+        """Read a Pod object."""
+        metadata, spec, status = obj["metadata"], obj.get("spec", {}), obj.get("status", {})
+        holding = conditions(obj)
+        containers = status.get("containerStatuses") or []
+        state: Object = next((c.get("state", {}) for c in containers if c["name"] == TRAINER_CONTAINER), {})
+        # An init container or a sidecar of the template can fail to start as well.
+        waits = [c.get("state", {}).get("waiting") for c in (*(status.get("initContainerStatuses") or []), *containers)]
+        waiting = next((w for w in waits if w and w.get("reason") not in _NORMAL_WAITS), None)
+        ended = state.get("terminated") or {}
+        scheduling: Object = next((c for c in status.get("conditions") or [] if c["type"] == "PodScheduled"), {})
+        is_scheduled = scheduling.get("status") == "True"
+        index = metadata.get("labels", {}).get(LABEL_JOB_INDEX, "")
+        limits: Object = next(
+            (c.get("resources", {}) for c in spec.get("containers", ()) if c["name"] == TRAINER_CONTAINER), {}
+        )
+        return cls(
+            name=metadata["name"],
+            uid=metadata["uid"],
+            attempt=attempt_of(obj),
+            index=int(index) if index.isdecimal() else None,
+            node=spec.get("nodeName"),
+            ip=status.get("podIP"),
+            phase=status.get("phase", "Pending"),
+            scheduled_at=parse_time(scheduling.get("lastTransitionTime")) if is_scheduled else None,
+            unschedulable=scheduling.get("message", "") if scheduling.get("reason") == "Unschedulable" else "",
+            running="running" in state,
+            waiting=(waiting.get("reason", ""), waiting.get("message", "")) if waiting else None,
+            exit_code=ended.get("exitCode"),
+            oom_killed=ended.get("reason") == "OOMKilled",
+            memory_limit=str((limits.get("limits") or {}).get("memory", "")),
+            last_word=parse_worker_json(TerminationMessage, ended["message"]) if ended.get("message") else None,
+            disruption=holding["DisruptionTarget"].get("message", "") if "DisruptionTarget" in holding else "",
+            delete_at=parse_time(metadata.get("deletionTimestamp")),
+        )
+
+
+_NORMAL_WAITS = (None, "", "ContainerCreating", "PodInitializing")
+
+
+@dataclass(frozen=True)
+class ChildJob:
+    """One attempt: a batch/v1 Job that this PeftJob owns."""
+
+    name: str
+    uid: str
+    attempt: int
+    suspended: bool = False
+    complete: bool = False
+    failed: bool = False
+    """Failed, or about to be: its pods are being ended."""
+    failure: str = ""
+    """The Job controller's message."""
+    deleting: bool = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether it starts no pods any more."""
+        return self.complete or self.failed
+
+    @classmethod
+    def of(cls, obj: Object) -> "ChildJob":
+        """Read a Job object."""
+        metadata, holding = obj["metadata"], conditions(obj)
+        failure = holding.get("Failed") or holding.get("FailureTarget")
+        return cls(
+            name=metadata["name"],
+            uid=metadata["uid"],
+            attempt=attempt_of(obj),
+            suspended=bool(obj.get("spec", {}).get("suspend")),
+            complete="Complete" in holding,
+            failed=failure is not None,
+            failure=failure.get("message", "") if failure else "",
+            deleting="deletionTimestamp" in metadata,
+        )
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why the children of an attempt cannot be made."""
+
+    attempt: int
+    reason: Reason
+    message: str
+    permanent: bool
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that is known about one PeftJob at one moment."""
+
+    now: datetime
+    metadata: Metadata
+    spec: PeftJobSpec | None
+    """None where it is not valid."""
+    status: PeftJobStatus
+    spec_error: str = ""
+    jobs: tuple[ChildJob, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    """Of all attempts."""
+    worker: WorkerStatus | None = None
+    """What rank 0 says, if it was asked and answered."""
+    refusal: Refusal | None = None
+    warnings: tuple[str, ...] = ()
+    """Messages of the Events about the Job, or about pods that do not start; read only when nothing else tells."""
+    jitter: float = 0.0
+    """In [0, 1): spreads what would happen everywhere at once."""
+    raw_status: Object = field(default_factory=dict)
+    """As stored; what a change of the status is told from."""
+
+    def job(self) -> ChildJob | None:
+        """Return the Job of the current attempt."""
+        return next((job for job in self.jobs if job.attempt == (self.status.attempt or 0)), None)
+
+    def gang(self) -> tuple[Pod, ...]:
+        """Return the pods of the current attempt."""
+        return tuple(pod for pod in self.pods if pod.attempt == (self.status.attempt or 0))

@@ -1,0 +1,88 @@
+"""The operator as a process on a loopback control plane, with no more rights than the chart gives it."""
+
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from peftjob_cluster.children import Children, free_ports
+from peftjob_cluster.control_plane import ControlPlane
+from peftjob_cluster.shell import ClusterError
+
+from .chart import CHART, NAMESPACE, RELEASE, tool
+
+OPERATOR_USER = f"system:serviceaccount:{NAMESPACE}:{RELEASE}"
+ROOT = Path(__file__).resolve().parents[2]
+IMAGE = "localhost/peftjob-trainer:test"
+_NAME = "operator"
+
+
+class Operator:
+    """The process; it can be killed and started again."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._kubeconfig = plane.kubeconfig(OPERATOR_USER, ["system:serviceaccounts", "system:authenticated"])
+        self._children = Children(plane.folder / "log")
+
+    def start(self) -> None:
+        """Start it, and wait until its loop turns."""
+        health, metrics = free_ports(2)
+        environment = {
+            "KUBECONFIG": str(self._kubeconfig),
+            "PEFTJOB_OPERATOR_TRAINER_IMAGE": IMAGE,
+            "PEFTJOB_OPERATOR_HEALTH_PORT": str(health),
+            "PEFTJOB_OPERATOR_METRICS_PORT": str(metrics),
+            "PYTHONPATH": os.pathsep.join(str(ROOT / folder) for folder in ("crds", "operator")),
+        }
+        self._children.start(_NAME, [sys.executable, "-m", "peftjob_operator"], environment)
+
+        def healthy() -> bool:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{health}/healthz", timeout=1) as answer:
+                    return bool(answer.status == 200)
+            except urllib.error.URLError as error:
+                raise ClusterError(str(error)) from error
+
+        self._children.wait("the operator", healthy, 30)
+
+    def kill(self) -> None:
+        """Kill it as a node's failure would."""
+        self._children.stop_all()
+
+    def log(self, lines: int = 60) -> str:
+        """Return the end of its log."""
+        return self._children.tail(_NAME, lines)
+
+    def resident_mib(self) -> float:
+        """Return its resident memory in MiB."""
+        text = Path(f"/proc/{self._children.pid(_NAME)}/status").read_text()
+        line = next(line for line in text.splitlines() if line.startswith("VmRSS:"))
+        return int(line.split()[1]) / 1024
+
+
+@contextmanager
+def install_operator(plane: ControlPlane) -> Iterator[Operator]:
+    """Install the chart's CRD and rights, without its Deployment, and run the operator as a process."""
+    rendered = subprocess.run(
+        [str(tool("helm")), "template", RELEASE, str(CHART), "--namespace", NAMESPACE, "--kube-version", "v1.34.4"]
+        + [arg for name in _TEMPLATES for arg in ("--show-only", f"templates/{name}.yaml")],
+        env={"HOME": str(plane.folder), "PATH": "/usr/bin:/bin"},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    plane.kubectl("apply", "-f", "-", stdin=rendered)
+    plane.kubectl("wait", "--for=condition=Established", "crd/peftjobs.peftjob.io", "--timeout=30s")
+    operator = Operator(plane)
+    operator.start()
+    try:
+        yield operator
+    finally:
+        operator.kill()
+
+
+_TEMPLATES = ("crd-peftjobs", "operator-clusterrole")

@@ -68,28 +68,28 @@ test-e2e: setup cluster-up  ## on the real two-node cluster, through Helm and ku
 
 .PHONY: test
 test:  ## everything: lint, unit, numerics, integration, e2e
-	rm -rf $(REPORTS)
-	$(MAKE) --no-print-directory lint
-	$(MAKE) --no-print-directory test-unit
-	$(MAKE) --no-print-directory test-numerics
-	$(MAKE) --no-print-directory test-integration
-	trap '$(MAKE) --no-print-directory demo-down' EXIT; $(MAKE) --no-print-directory test-e2e
-	$(PY) tests/summary.py $(REPORTS)
+	bash tests/all.sh $(REPORTS)
 
 # --- the embedded cluster -----------------------------------------------------------------------------------------
 .PHONY: tools-api
 tools-api:  ## build etcd, the API server and friends (no root)
 	$(CLUSTER) tools --only apiserver
 
-.PHONY: cluster-up
-cluster-up:  ## a real two-node Kubernetes on this machine (root, Debian)
+.PHONY: tools
+tools:  ## all programs of the two-node cluster, and Debian's packages for it (root)
 	$(CLUSTER) tools
+
+.PHONY: images
+images: tools  ## the images of operator and trainer, and the test cluster's own
 	$(CLUSTER) images
+
+.PHONY: cluster-up
+cluster-up: images  ## a real two-node Kubernetes on this machine (root, Debian)
 	$(CLUSTER) up
 
 .PHONY: demo
 demo: setup  ## from kubectl apply to an adapter in S3 (KUBECONTEXT=… for a cluster of yours)
-	$(PYTHON) tests/demo/demo.py $(if $(KUBECONTEXT),--context $(KUBECONTEXT))
+	$(PY) tests/demo/demo.py $(if $(KUBECONTEXT),--context $(KUBECONTEXT)) $(if $(IMAGES),--images $(IMAGES)) $(if $(TAG),--tag $(TAG))
 
 .PHONY: demo-down
 demo-down:  ## take the embedded cluster away and check that nothing of it is left

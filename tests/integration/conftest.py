@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from peftjob_cluster.control_plane import ControlPlane
+from peftjob_testkit.chart import tool
 from peftjob_testkit.kubectl import Kubectl
 
 CRD = Path(__file__).resolve().parents[2] / "crds/peftjob.io_peftjobs.yaml"
@@ -24,7 +25,7 @@ def api_server() -> Iterator[ControlPlane]:
 def kubectl_in(api_server: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Kubectl]:
     """Return a function that creates a namespace and returns the administrator's kubectl in it."""
     cache = tmp_path_factory.mktemp("kubectl")  # what the API server offers, asked after it knew PeftJobs
-    command = ("kubectl", "--kubeconfig", str(api_server.admin_kubeconfig), "--cache-dir", str(cache))
+    command = (str(tool("kubectl")), "--kubeconfig", str(api_server.admin_kubeconfig), "--cache-dir", str(cache))
 
     def create(namespace: str) -> Kubectl:
         api_server.kubectl("create", "namespace", namespace)

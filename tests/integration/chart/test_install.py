@@ -51,7 +51,7 @@ class Installer:
         if subresource:
             scope += ["--subresource", subresource]
         done = subprocess.run(
-            ["kubectl", "auth", "can-i", verb, resource, *scope, "--as", user],
+            [str(tool("kubectl")), "auth", "can-i", verb, resource, *scope, "--as", user],
             env=self.env,
             capture_output=True,
             text=True,

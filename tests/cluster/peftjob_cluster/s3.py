@@ -34,10 +34,10 @@ def has_xattrs(folder: Path) -> bool:
     return True
 
 
-def command(bin_: Path, address: str, data: Path, sidecar: Path) -> list[str]:
-    """Return versitygw's command line; keys come from the environment, so that no process list shows them."""
-    attributes = [] if has_xattrs(data) else ["--sidecar", str(sidecar)]
-    return [str(bin_ / NAME), "--port", address, "--region", REGION, "--quiet", "posix", *attributes, str(data)]
+def arguments(address: str, data: Path, sidecar: Path | None) -> list[str]:
+    """Return versitygw's arguments; keys come from the environment, so that no process list shows them."""
+    metadata = ["--sidecar", str(sidecar)] if sidecar else []
+    return ["--port", address, "--region", REGION, "--quiet", "posix", *metadata, str(data)]
 
 
 class S3Server:
@@ -65,7 +65,8 @@ class S3Server:
             (self.folder / "sidecar").mkdir(exist_ok=True)
             self._port = free_ports(1)[0]
             self.endpoint = f"http://127.0.0.1:{self._port}"
-            self._command = command(bin_, f"127.0.0.1:{self._port}", self.data, self.folder / "sidecar")
+            sidecar = None if has_xattrs(self.data) else self.folder / "sidecar"
+            self._command = [str(bin_ / NAME), *arguments(f"127.0.0.1:{self._port}", self.data, sidecar)]
             self.resume()
         except BaseException:
             self.stop()

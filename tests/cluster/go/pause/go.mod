@@ -1,0 +1,3 @@
+module peftjob.io/tests/cluster/pause
+
+go 1.24.0

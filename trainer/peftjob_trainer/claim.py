@@ -265,6 +265,16 @@ class Claim:
         """
         self._advance(self._record.model_copy(update={"manifest": manifest}))
 
+    def release(self) -> None:
+        """Take the claim away again, if it is still this gang's and no file was written under it.
+
+        Called when the PeftJob has failed for good, so that its output is as it was. A gang that takes the claim at
+        the same moment may find it removed, and ends.
+        """
+        self.check()
+        if not self._record.files and self._record.manifest is None:
+            self.store.delete(CLAIM_NAME)
+
     def _advance(self, record: ClaimRecord) -> None:
         for _ in range(MAX_TRIES):
             try:

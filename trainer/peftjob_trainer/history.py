@@ -52,12 +52,29 @@ def is_better(metric: str, value: float, than: float | None) -> bool:
     return value < than if metric == "Loss" else value > than
 
 
+@dataclass(frozen=True)
+class BaseBytes:
+    """What rank 0 held of the frozen base, in bytes of real storage."""
+
+    whole: int
+    """All of the base."""
+    partition: int
+    """At rest, between steps."""
+    peak: int
+    """The most at any boundary of a module during one step, forward and backward: the partition and what was
+    gathered."""
+    largest_block: int
+    """The largest repeated block (or module outside of those): what has to be gathered at once at the least."""
+
+
 @dataclass
 class History:
     """All steps and evaluations, in order."""
 
     steps: list[StepRecord] = field(default_factory=list)
     evaluations: list[EvalRecord] = field(default_factory=list)
+    base_bytes: BaseBytes | None = None
+    """Measured in one early step."""
 
     def best_evaluation(self, spec: PeftJobSpec) -> EvalRecord | None:
         """Return the evaluation of the validation data whose step's adapter is published; the first of equals."""

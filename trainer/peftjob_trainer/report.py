@@ -15,8 +15,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from peftjob_api import PlanInfo, RunConfig
+from pydantic.alias_generators import to_camel
 
-from .history import METRIC_KEYS, EvalRecord, History, StepRecord, deciding_metric
+from .history import METRIC_KEYS, BaseBytes, EvalRecord, History, StepRecord, deciding_metric
 from .plots import Curve, Plot, draw
 
 METRICS_NAME = "metrics.json"
@@ -66,6 +67,7 @@ def summarise(run: RunConfig, history: History) -> dict[str, Any]:
         **({"test": test.metrics} if test else {}),
         "steps": steps[-1].step if steps else 0,
         **({"bestStep": best.step, "bestBy": METRIC_KEYS[deciding_metric(run.spec)]} if best else {}),
+        **({"baseBytes": _camel(history.base_bytes)} if history.base_bytes else {}),
         "trainingSeconds": round(sum(step.seconds for step in steps), 3),
         "history": {
             "steps": [_camel(step) for step in kept],
@@ -75,10 +77,9 @@ def summarise(run: RunConfig, history: History) -> dict[str, Any]:
     return _finite(content)
 
 
-def _camel(record: StepRecord | EvalRecord) -> dict[str, Any]:
+def _camel(record: StepRecord | EvalRecord | BaseBytes) -> dict[str, Any]:
     """Return a record as JSON, with the names that the status uses."""
-    names = {"learning_rate": "learningRate", "grad_norm": "gradNorm", "tokens_per_second": "tokensPerSecond"}
-    return {names.get(key, key): value for key, value in asdict(record).items()}
+    return {to_camel(key): value for key, value in asdict(record).items()}
 
 
 def _finite(value: Any) -> Any:
@@ -127,6 +128,7 @@ def tables(run: RunConfig, plan: PlanInfo, history: History, metrics: dict[str, 
         ("Seed", f"{training.seed}"),
         ("Ranks", f"{plan.ranks} on {spec.workers.nodes} node" + ("s" if spec.workers.nodes > 1 else "")),
         ("Base on each rank", f"{plan.base_bytes_per_rank / 2**20:,.1f} MiB (shard group {plan.shard_group})"),
+        *([("Base alive in a step", _alive(history.base_bytes))] if history.base_bytes else []),
         ("Time in steps", duration(metrics["trainingSeconds"])),
     ]
     if history.steps:
@@ -139,6 +141,14 @@ def tables(run: RunConfig, plan: PlanInfo, history: History, metrics: dict[str, 
         [split, *("" if (v := metrics[split].get(name)) is None else f"{v:.4f}" for name in names)] for split in splits
     ]
     return [Table("Results", results, ["", *names]), Table("What", what), Table("How", how)]
+
+
+def _alive(base: BaseBytes) -> str:
+    mib = 2**20
+    return (
+        f"at most {base.peak / mib:,.1f} of {base.whole / mib:,.1f} MiB at any module's boundary; "
+        f"the largest block has {base.largest_block / mib:,.1f} MiB"
+    )
 
 
 def duration(seconds: float) -> str:

@@ -148,7 +148,8 @@ def fetch_file(uri: str, storage: StorageSpec, dest: Path) -> Path:
     Args:
         uri: `s3://BUCKET/KEY`, `hf://datasets/OWNER/NAME[@REVISION]/FILE`, `pvc://CLAIM/PATH` or `file:///PATH`.
         storage: `spec.storage`.
-        dest: Folder for a copy, made if need be; unused for `file://` and `pvc://`, which are read in place.
+        dest: Folder for a copy, made if need be; a copy that is there already is used. Not for `file://` and
+            `pvc://`, which are read in place.
 
     Raises:
         TrainerError: `DATASET_NOT_FOUND`, or what the storage service says.
@@ -160,6 +161,9 @@ def fetch_file(uri: str, storage: StorageSpec, dest: Path) -> Path:
         return location.local
     dest.mkdir(parents=True, exist_ok=True)
     folder, _, name = location.path.rpartition("/")
+    copy = dest / (location.path if location.scheme == "hf" else name)
+    if copy.is_file():
+        return copy  # the launcher's: downloads appear complete or not at all
     if location.scheme == "hf":
         return hub.fetch_dataset_file(uri, location, storage.hugging_face, dest)
     try:

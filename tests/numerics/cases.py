@@ -1,0 +1,60 @@
+"""The training runs that the numerics tests look at; each is done once on one rank and once on two."""
+
+from pathlib import Path
+from typing import Any
+
+import tiny
+
+COMPARED = ("completions, at once", "completions, accumulated", "classes, at once", "classes, accumulated")
+"""Runs that one rank, two ranks and HF Trainer must agree on."""
+BLOCKS = 12
+
+
+def write(folder: Path) -> dict[str, dict[str, Any]]:
+    """Write models and data into a folder; return name -> PeftJob."""
+    tiny.write_llama(folder / "llama")
+    tiny.write_llama(folder / "deep", layers=BLOCKS)
+    tiny.write_bert(folder / "bert")
+    tiny.write_completions(folder / "completions-45.jsonl", 45)  # last batch of an epoch: 13 of 16
+    tiny.write_completions(folder / "completions-33.jsonl", 33)  # last batch: a single example, so one rank has none
+    tiny.write_classified(folder / "classes-45.jsonl", 45)
+    tiny.write_classified(folder / "classes-33.jsonl", 33)
+    tiny.write_classified(folder / "validation.jsonl", 21, seed=5)
+    clm: dict[str, Any] = {"model": "llama", "kind": "CausalLM"}
+    cls: dict[str, Any] = {"model": "bert", "kind": "SequenceClassification"}
+    validation = {"validation": f"file://{folder}/validation.jsonl"}
+
+    def job(task: dict[str, Any], train: str, **spec: Any) -> dict[str, Any]:
+        return tiny.job(folder, **task, train=train, **spec)
+
+    whole, parts = {"microBatchSize": 16}, {"microBatchSize": 4}
+    dropout = {"type": "LoRA", "lora": {"rank": 4, "dropout": 0.3}}
+    return {
+        "completions, at once": job(clm, "completions-45.jsonl", training=whole),
+        "completions, accumulated": job(clm, "completions-33.jsonl", training=parts),
+        "classes, at once": job(cls, "classes-45.jsonl", training=whole),
+        "classes, accumulated": job(cls, "classes-33.jsonl", training=parts),
+        "checkpointed": job(clm, "completions-45.jsonl", training={**whole, "gradientCheckpointing": True}),
+        "checkpointed classes": job(cls, "classes-45.jsonl", training={**whole, "gradientCheckpointing": True}),
+        "dropout": job(clm, "completions-45.jsonl", training={"maxSteps": 3}, method=dropout),
+        "dropout again": job(clm, "completions-45.jsonl", training={"maxSteps": 3}, method=dropout),
+        "bf16": job(cls, "classes-45.jsonl", training={"precision": "BF16", "maxSteps": 60, "learningRate": 5e-3}),
+        "early stopping": job(
+            cls,
+            "classes-45.jsonl",
+            # Far too high a rate after a good start: the best evaluation is not the last one.
+            training={
+                "learningRate": 0.05,
+                "maxSteps": 60,
+                "schedule": "Constant",
+                "warmupRatio": 0.2,
+                "evaluation": {"everySteps": 3, "metric": "Loss"},
+                "earlyStopping": {"patience": 3},
+            },
+            dataset=validation,
+        ),
+        "deep": job({**clm, "model": "deep"}, "completions-45.jsonl", training={"maxSteps": 4}),
+        "deep, by DeepSpeed's defaults": job(
+            {**clm, "model": "deep"}, "completions-45.jsonl", training={"maxSteps": 4}
+        ),
+    }

@@ -1,0 +1,149 @@
+"""The same runs by transformers' Trainer and peft on one process: the independent answer to our loop.
+
+Usage (by conftest.py): reference.py FOLDER. It starts from the same adapter as our run did, and sees the same samples
+in the same order; loss, accumulation, clipping, schedule and optimiser are the library's own.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cases
+import torch
+from peft import LoraConfig, get_peft_model
+from peftjob_api import PeftJob
+from peftjob_trainer.data import load_splits
+from peftjob_trainer.data.types import Example
+from peftjob_trainer.order import global_batch
+from peftjob_trainer.session import load_tokenizer, quiet_libraries
+from peftjob_trainer.tasks import task_of
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+
+class OurOrder(torch.utils.data.Sampler[int]):
+    """Yields each epoch in our loop's order."""
+
+    def __init__(self, examples: int, batch: int, seed: int) -> None:
+        self._examples, self._batch, self._seed, self._epoch = examples, batch, seed, 0
+
+    def __len__(self) -> int:
+        return self._examples
+
+    def __iter__(self) -> Iterator[int]:
+        steps = -(-self._examples // self._batch)
+        first = self._epoch * steps + 1
+        self._epoch += 1
+        for step in range(first, first + steps):
+            yield from global_batch(self._examples, self._batch, self._seed, step)
+
+
+def mean_over_batch(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+    """Return the rows' losses over all rows of the step, as Trainer asks it of losses that know accumulation."""
+    return torch.nn.functional.cross_entropy(outputs.logits, labels, reduction="sum") / num_items_in_batch
+
+
+class Reference(Trainer):
+    """Keeps exact losses (the log's are rounded)."""
+
+    losses: dict[int, float]
+    order: OurOrder
+
+    def _get_train_sampler(self, *_: Any) -> OurOrder:
+        return self.order
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        step = self.state.global_step + 1
+        self.losses[step] = self.losses.get(step, 0.0) + float(loss)
+        return loss
+
+
+class FirstGradients(TrainerCallback):
+    """Keeps the gradients of the first step, before clipping."""
+
+    def __init__(self) -> None:
+        self.gradients: dict[str, torch.Tensor] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        self.model = model
+
+
+def reference(body: dict[str, Any], initial: dict[str, torch.Tensor], folder: Path) -> list[float]:
+    """Return the losses of the steps."""
+    spec = PeftJob.model_validate(body).spec
+    training, lora = spec.training, spec.method.lora
+    base = Path(spec.base_model.uri.removeprefix("file://"))
+    tokenizer = load_tokenizer(base)
+    splits = load_splits(spec, tokenizer, spec.storage, folder)
+    examples, task = splits.train.examples, task_of(spec.task)
+    is_classifier = splits.labels is not None
+    if is_classifier:
+        model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=len(splits.labels))
+    else:
+        model = AutoModelForCausalLM.from_pretrained(base)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="SEQ_CLS" if is_classifier else "CAUSAL_LM",
+    )
+    model = get_peft_model(model, config)
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert own.keys() == initial.keys()
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(initial[name])
+    arguments = TrainingArguments(
+        output_dir=str(folder / "hf"),
+        per_device_train_batch_size=training.micro_batch_size or 8,
+        gradient_accumulation_steps=training.batch_size // (training.micro_batch_size or 8),
+        max_steps=training.max_steps or -1,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=-(-int(training.warmup_ratio * (training.max_steps or 0) * 1000) // 1000),
+        weight_decay=0.0,
+        max_grad_norm=training.max_grad_norm,
+        logging_strategy="no",
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+
+    def collate(rows: list[Example]) -> dict[str, torch.Tensor]:
+        return dict(task.collate(rows, tokenizer.pad_token_id))
+
+    trainer = Reference(
+        model=model,
+        args=arguments,
+        train_dataset=examples,
+        data_collator=collate,
+        compute_loss_func=mean_over_batch if is_classifier else None,
+    )
+    trainer.losses, trainer.order = {}, OurOrder(len(examples), training.batch_size, training.seed)
+    trainer.train()
+    return list(trainer.losses.values())
+
+
+def main(folder: Path) -> None:
+    """Do the runs that are compared."""
+    quiet_libraries()
+    jobs = json.loads((folder / "cases.json").read_text())
+    ours = torch.load(folder / "world-1-rank-0.pt")
+    results = {name: reference(jobs[name], ours[name]["initial"], folder) for name in cases.COMPARED}
+    (folder / "reference.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,96 @@
+"""Small random models, a tokenizer of bytes, and data of unequal lengths: what the numerics are measured on."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+SIZES = {"vocab_size": 300, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
+LABELS = ["negative", "neutral", "positive"]
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Write a tokenizer with one token for each byte of text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE(vocab={t: n for n, t in enumerate(["<pad>", "</s>", *alphabet])}, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", pad_token="<pad>").save_pretrained(folder)
+
+
+def write_llama(folder: Path, *, layers: int = 2, tied: bool = False) -> None:
+    """Write a random decoder whose embeddings are small beside its blocks."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        **SIZES,
+        num_hidden_layers=layers,
+        num_key_value_heads=1,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+        tie_word_embeddings=tied,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    write_tokenizer(folder)
+
+
+def write_bert(folder: Path, *, poisoned: bool = False) -> None:
+    """Write a random encoder without a head; a poisoned one has a weight that is not finite."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(1)
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model = BertModel(BertConfig(**SIZES, **dropout, num_hidden_layers=2))
+    if poisoned:
+        model.encoder.layer[0].output.dense.weight.data[0, 0] = float("inf")
+    model.save_pretrained(folder)
+    write_tokenizer(folder)
+
+
+def words(chance: random.Random, count: int) -> str:
+    """Return some words."""
+    return " ".join(chance.choice(["red", "green", "a", "houses", "on", "winter"]) for _ in range(count))
+
+
+def write_completions(path: Path, rows: int) -> None:
+    """Write prompts and completions; the completions have 1 to 12 words."""
+    chance = random.Random(3)
+    lines = [{"prompt": words(chance, 2), "completion": " " + words(chance, chance.randint(1, 12))} for _ in range(rows)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_classified(path: Path, rows: int, seed: int = 4) -> None:
+    """Write texts of 1 to 9 words; how often the first word is red tells the label."""
+    chance = random.Random(seed)
+    lines = []
+    for _ in range(rows):
+        label = chance.randrange(len(LABELS))
+        text = " ".join(["red"] * (3 * label) + [words(chance, chance.randint(1, 4))])
+        lines.append({"text": text, "label": LABELS[label]})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def job(folder: Path, *, model: str, train: str, kind: str, **spec: Any) -> dict[str, Any]:
+    """Return a PeftJob on files of a folder; `training` and `dataset` are merged, other fields of the spec replaced."""
+    task: dict[str, Any] = {"type": kind}
+    if kind == "SequenceClassification":
+        task["sequenceClassification"] = {"labels": LABELS}
+    training = {"precision": "FP32", "batchSize": 16, "learningRate": 1e-3, "maxSteps": 20, "logEverySteps": 1}
+    body = {
+        "baseModel": {"uri": f"file://{folder}/{model}"},
+        "task": task,
+        "method": {"type": "LoRA", "lora": {"rank": 4, "alpha": 8}},
+        "dataset": {"train": f"file://{folder}/{train}", "maxLength": 64, **spec.pop("dataset", {})},
+        "training": {**training, **spec.pop("training", {})},
+        "workers": {"processesPerNode": 2},
+        "output": {"uri": f"file://{folder}/out"},
+        **spec,
+    }
+    return {"apiVersion": "peftjob.io/v1alpha1", "kind": "PeftJob", "metadata": {"name": "tiny"}, "spec": body}

@@ -1,0 +1,253 @@
+"""One rank's whole work, from the inputs on this node to a published adapter. Called by `rank`."""
+
+import logging
+import os
+import signal
+import tempfile
+import warnings
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import deepspeed
+import torch
+import torch.distributed as dist
+import transformers
+from peftjob_api import PERMANENT, AdapterInfo, PeftJobSpec, PlanInfo, Reason
+from peftjob_api.constants import ENV_LOG_FORMAT
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+from transformers import AutoTokenizer
+
+from .claim import Claim
+from .data import Splits, load_splits
+from .exits import TrainerError
+from .failures import explain
+from .handoff import Go, Place
+from .history import History
+from .methods import method_of
+from .model_card import write_model_card
+from .progress import Progress, serve
+from .publish import find_published, publish
+from .report import write_report
+from .sharding import Sharded, partitioned_loading
+from .storage import open_store
+from .storage.uris import parse
+from .tasks import task_of
+from .train import Run, evaluate_split, train
+
+log = logging.getLogger(__name__)
+
+RENDEZVOUS_TIMEOUT: Final = timedelta(minutes=30)
+"""For the other nodes to fetch their inputs; the operator ends a gang whose rest is not coming sooner."""
+COLLECTIVE_TIMEOUT: Final = timedelta(minutes=10)
+"""For a peer that says nothing any more; one that died closes its connections, which is noticed at once."""
+_TRAINED_KEY = "peftjob/trained"
+
+
+def make_progress(go: Go, place: Place) -> Progress:
+    """Return what this rank tells of itself, and begin to answer on rank 0."""
+    spec = go.run.spec
+    progress = Progress(
+        go.attempt,
+        talks=place.rank == 0,
+        log_format=os.environ.get(ENV_LOG_FORMAT) or spec.workers.log_format,
+        log_every=spec.training.log_every_steps,
+    )
+    if place.rank == 0 and go.status_port is not None:
+        serve(progress, go.status_port)
+    return progress
+
+
+def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
+    """Train, and on rank 0 publish; return what was published, None on other ranks.
+
+    Raises:
+        TrainerError: For everything that is foreseen.
+    """
+    spec = go.run.spec
+    device = choose_device(spec, place)
+    precision = choose_precision(spec, device)
+    quiet_libraries()
+    progress.phase("Loading")
+    tokenizer = load_tokenizer(go.model)
+    splits = load_splits(spec, tokenizer, spec.storage, go.work)  # before the rendezvous: bad data is told at once
+    store = connect(place, device)
+    sharded = load_model(go, splits, tokenizer, precision, device)
+    plan = sharded.plan()
+    progress.plan(plan)
+    log.info("%s", describe(plan, sharded.whole_bytes()))
+    claim, published = take_claim(go) if place.rank == 0 else (None, None)
+    if agree(published is not None, device):
+        return published
+    try:
+        loop = Run(
+            spec=spec,
+            task=task_of(spec.task),
+            splits=splits,
+            sharded=sharded,
+            pad=tokenizer.pad_token_id,
+            device=device,
+            progress=progress,
+            interrupted=on_sigterm(),
+        )
+        history = train(loop)
+        if splits.test is not None:
+            evaluate_split(loop, history, "test")
+        if claim is None:
+            store.wait([_TRAINED_KEY], COLLECTIVE_TIMEOUT)  # rank 0 may still be in the last collective
+            return None
+        store.set(_TRAINED_KEY, "1")
+        progress.phase("Publishing")
+        with tempfile.TemporaryDirectory(dir=go.work) as folder:
+            write_adapter(Path(folder), go, sharded, plan, history, splits, tokenizer)
+            adapter = publish(claim.store, spec.output.uri, claim, Path(folder), go.run.job)
+    except Exception as error:
+        if claim is not None and (go.releases_claim or explain(error).code in PERMANENT):
+            release(claim)
+        raise
+    progress.phase("Done")
+    log.info("published %s: %.2f MB, sha256 of manifest.json %s", adapter.uri, adapter.size_bytes / 1e6, adapter.sha256)
+    return adapter
+
+
+def choose_device(spec: PeftJobSpec, place: Place) -> torch.device:
+    """Return this rank's device: the accelerator of its local rank, or the CPU.
+
+    Raises:
+        TrainerError: `INVALID_CONFIG`: accelerators are asked for, and there are fewer.
+    """
+    if not spec.workers.accelerators:
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if place.local_rank >= count:
+        raise TrainerError(
+            Reason.INVALID_CONFIG,
+            f"local rank {place.local_rank} needs an accelerator of its own, but PyTorch sees {count} here: check "
+            f"spec.workers.gpusPerNode and the driver, or set spec.workers.processesPerNode to train on the CPU",
+        )
+    device = torch.device("cuda", place.local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def choose_precision(spec: PeftJobSpec, device: torch.device) -> torch.dtype:
+    """Return the base's dtype."""
+    if spec.training.precision == "Auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if spec.training.precision == "BF16" else torch.float32
+
+
+def quiet_libraries() -> None:
+    """Keep what libraries have to say about themselves out of the log."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # what peft asks it for
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return the base's tokenizer; one without a padding token pads with its end, or failing that unknown, token.
+
+    Raises:
+        TrainerError: `INVALID_CONFIG`: it cannot be loaded, or has no token to pad with.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (ValueError, OSError, KeyError) as error:
+        raise TrainerError(
+            Reason.INVALID_CONFIG, f"{folder}: transformers cannot load this tokenizer ({error})"
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token_id is None:
+        raise TrainerError(
+            Reason.INVALID_CONFIG,
+            f"{folder}: the tokenizer has no token to pad with: set pad_token in its tokenizer_config.json",
+        )
+    return tokenizer
+
+
+def connect(place: Place, device: torch.device) -> Any:
+    """Meet the other ranks; return the store that rank 0 holds for them."""
+    address, port = place.master
+    store = TCPStore(address, port, place.world, is_master=place.rank == 0, timeout=RENDEZVOUS_TIMEOUT)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=PrefixStore("peftjob", store),
+        rank=place.rank,
+        world_size=place.world,
+        timeout=COLLECTIVE_TIMEOUT,
+        device_id=device if device.type == "cuda" else None,
+    )
+    # A kernel for inference that DeepSpeed would compile now: half a minute, and images have no compiler.
+    deepspeed.ops.__compatible_ops__ = {}
+    deepspeed.init_distributed(dist_init_required=False, verbose=False)
+    return store
+
+
+def load_model(go: Go, splits: Splits, tokenizer: Any, precision: torch.dtype, device: torch.device) -> Sharded:
+    """Return the base, partitioned, with the method's parameters in it."""
+    spec = go.run.spec
+    method = method_of(spec.method)
+    with partitioned_loading(precision):
+        model, head = task_of(spec.task).load(go.model, splits.labels, precision, spec.training.seed)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model = method.inject(model, spec.method, spec.task.type, head, spec.training.seed)
+    if spec.training.gradient_checkpointing:
+        # Re-entrant: ZeRO then gathers a frozen module once more in the backward pass, not twice.
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+        model.enable_input_require_grads()
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+    return Sharded(model, method.trainable(model), spec.training)
+
+
+def describe(plan: PlanInfo, whole: int) -> str:
+    """Return a line on how the base lies."""
+    mib = 2**20
+    return (
+        f"base: {plan.base_parameters / 1e6:.1f} M parameters, {plan.base_bytes_per_rank / mib:.1f} of "
+        f"{whole / mib:.1f} MiB on each of {plan.ranks} ranks; trained: {plan.trainable_parameters / 1e6:.2f} M"
+    )
+
+
+def take_claim(go: Go) -> tuple[Claim, AdapterInfo | None]:
+    """Claim the output; return also the adapter that a gang before finished at the last moment."""
+    output = go.run.spec.output.uri
+    claim = Claim.take(open_store(output, go.run.spec.storage), go.run.job, go.attempt, go.gang)
+    return claim, find_published(claim.store, output, go.run.job)
+
+
+def release(claim: Claim) -> None:
+    """Leave the output as it was, for nobody of this PeftJob comes again; a failure to do so hides no cause."""
+    try:
+        claim.release()
+    except Exception as error:
+        log.warning("%s: the claim stays there: %s", claim.store.uri, error)
+
+
+def agree(flag: bool, device: torch.device) -> bool:
+    """Tell every rank whether any has the flag set."""
+    flags = torch.tensor([int(flag)], device=device)
+    dist.all_reduce(flags)
+    return bool(flags.item())
+
+
+def on_sigterm() -> Any:
+    """Note SIGTERM from here on, instead of ending by it; return what tells whether it came."""
+    came: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    return lambda: bool(came)
+
+
+def write_adapter(
+    folder: Path, go: Go, sharded: Sharded, plan: PlanInfo, history: History, splits: Splits, tokenizer: Any
+) -> None:
+    """Write everything that is published."""
+    spec = go.run.spec
+    location = parse(spec.base_model.uri)
+    base = location.container if location.scheme == "hf" else spec.base_model.uri
+    method_of(spec.method).save(sharded.model, folder, base, spec.base_model.revision)
+    tokenizer.save_pretrained(folder)
+    write_report(folder, go.run, plan, history)
+    write_model_card(folder, go.run, plan, history, labels=splits.labels, chat=splits.chat)

@@ -1,0 +1,62 @@
+"""Continuing text: every supervised token is predicted from those before it."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM
+
+from ..data import Example
+from ..data.types import IGNORED
+from .common import check_loaded, pad_rows
+
+EVALUATION_BATCHES = 1
+"""Micro batches at once in an evaluation: without gradients there is memory, but logits of whole texts take most."""
+
+
+def load(folder: Path, labels: list[str] | None, dtype: torch.dtype, seed: int) -> tuple[Any, list[str]]:
+    """Return the base model and no names, since nothing of it is new.
+
+    Raises:
+        TrainerError: `BASE_MODEL_CORRUPT`: weights are missing.
+    """
+    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    check_loaded(folder, info["missing_keys"], [])
+    model.config.use_cache = False
+    return model, []
+
+
+def count(example: Example) -> int:
+    """Return the number of supervised tokens: the first token has nothing before it to be predicted from."""
+    assert isinstance(example.labels, tuple)
+    return sum(label != IGNORED for label in example.labels[1:])
+
+
+def collate(examples: Sequence[Example], pad: int) -> dict[str, torch.Tensor]:
+    """Return int64 tensors (rows, longest): `input_ids`, `attention_mask`, `labels`."""
+    batch = pad_rows(examples, pad)
+    rows = []
+    for example in examples:
+        assert isinstance(example.labels, tuple)
+        rows.append([*example.labels, *[IGNORED] * (batch["input_ids"].shape[1] - len(example.labels))])
+    return {**batch, "labels": torch.tensor(rows)}
+
+
+def silence(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the batch with nothing supervised: it costs the same collectives and gives a loss of zero."""
+    return {**batch, "labels": torch.full_like(batch["labels"], IGNORED)}
+
+
+def loss_sum(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the sum of the losses of the supervised tokens (fp32 scalar), and no predictions."""
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].float()
+    labels = batch["labels"][:, 1:]
+    return cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"), None
+
+
+def metrics(loss: float, predicted: list[int] | None, examples: Sequence[Example]) -> dict[str, float]:
+    """Return `loss` and `perplexity`."""
+    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}

@@ -1,0 +1,193 @@
+"""The training loop. Called by `session` on every rank; all ranks take the same steps and decide the same.
+
+The loss of a step is the sum over the supervised tokens (or rows) of the global batch divided by their number, so the
+number of ranks and of micro steps changes nothing. Randomness is a function of (seed, step, micro step, rank).
+"""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Final
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from peftjob_api import PeftJobSpec, Reason
+
+from .data import Example, Splits
+from .evaluate import evaluate
+from .exits import TrainerError
+from .history import METRIC_KEYS, EvalRecord, History, StepRecord, deciding_metric, is_better
+from .order import DEFAULT_MICRO_BATCH, deal, global_batch, length_of
+from .progress import Progress
+from .schedule import learning_rate
+from .sharding import Sharded, measured
+
+MEASURED_STEP: Final = 3
+"""By then whatever is going to stay gathered has been."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the loop works on."""
+
+    spec: PeftJobSpec
+    task: ModuleType
+    splits: Splits
+    sharded: Sharded
+    pad: int
+    """Token id of padding."""
+    device: torch.device
+    progress: Progress
+    interrupted: Callable[[], bool]
+    """Whether this rank was told to stop (SIGTERM)."""
+
+    @property
+    def micro_batch(self) -> int:
+        """Examples that one device computes at once."""
+        return self.spec.training.micro_batch_size or min(DEFAULT_MICRO_BATCH, self.spec.training.batch_size)
+
+
+def train(run: Run) -> History:
+    """Train to the end, leave the best step's adapter in the model, and return what happened.
+
+    Raises:
+        TrainerError: `NON_FINITE_LOSS` (before the update, naming the step), `INTERRUPTED` (after a step, when any
+            rank was told to stop).
+    """
+    training, sharded, examples = run.spec.training, run.sharded, run.splits.train.examples
+    length = length_of(len(examples), training.batch_size, training.epochs, training.max_steps)
+    history, best, patience = History(), Best(run.spec), Patience(run.spec)
+    sharded.model.train()
+    run.progress.phase("Training")
+    for step in range(1, length.total_steps + 1):
+        started = time.monotonic()
+        batch = global_batch(len(examples), training.batch_size, training.seed, step)
+        with ExitStack() as stack:
+            measures = step == min(MEASURED_STEP, length.total_steps) and dist.get_rank() == 0
+            measurement = stack.enter_context(measured(sharded)) if measures else None
+            local_loss = forward_backward(run, step, [examples[i] for i in batch])
+        loss, stop = sharded.reduce(local_loss, float(run.interrupted()))
+        norm = sharded.clip(training.max_grad_norm)
+        check_finite(step, loss, norm)
+        rate = learning_rate(training, step, length.total_steps)
+        sharded.step(rate)
+        seconds = time.monotonic() - started
+        tokens = sum(len(examples[i].input_ids) for i in batch)
+        record = StepRecord(step, step / length.steps_per_epoch, loss, rate, norm, tokens / seconds, seconds)
+        history.steps.append(record)
+        history.base_bytes = measurement.result() if measurement else history.base_bytes
+        run.progress.step(record, length.total_steps)
+        if stop and step < length.total_steps:
+            raise TrainerError(Reason.INTERRUPTED, f"told to stop (SIGTERM): ended after step {step}")
+        if evaluates_after(run.spec, step, length.steps_per_epoch, length.total_steps):
+            found = evaluate_split(run, history, "validation")
+            best.offer(found, sharded)
+            if patience.is_over(found):
+                break
+    best.restore(sharded)
+    return history
+
+
+def forward_backward(run: Run, step: int, batch: list[Example]) -> float:
+    """Compute this rank's share of a global batch; return its share of the loss, leave that of the gradients."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    supervised = max(1, sum(run.task.count(example) for example in batch))
+    total = torch.zeros((), device=run.device)
+    for micro, indices in enumerate(deal(range(len(batch)), rank, world, run.micro_batch)):
+        reseed(run.spec.training.seed, step, micro, rank)
+        tensors = run.task.collate([batch[i] for i in indices or [0]], run.pad)
+        tensors = tensors if indices else run.task.silence(tensors)
+        with run.sharded.autocast():
+            loss, _ = run.task.loss_sum(run.sharded.model, {k: v.to(run.device) for k, v in tensors.items()})
+        loss = loss / supervised
+        run.sharded.backward(loss)
+        total += loss.detach()
+    return float(total)
+
+
+def reseed(seed: int, step: int, micro: int, rank: int) -> None:
+    """Make what follows random by nothing but these numbers."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, micro, rank]).generate_state(1, np.uint64)[0]))
+
+
+def check_finite(step: int, loss: float, norm: float) -> None:
+    """Raise before an update that would destroy the adapter; all ranks hold the same numbers."""
+    if math.isfinite(loss) and math.isfinite(norm):
+        return
+    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
+    raise TrainerError(
+        Reason.NON_FINITE_LOSS,
+        f"{what} at step {step}: lower spec.training.learningRate, keep maxGradNorm above 0, or set precision to FP32; "
+        f"at step 1, look at the base model's weights",
+    )
+
+
+def evaluates_after(spec: PeftJobSpec, step: int, steps_per_epoch: int, total_steps: int) -> bool:
+    """Tell whether the validation data is evaluated after a step: each epoch or N steps, and after the last one."""
+    if spec.dataset.validation is None:
+        return False
+    every = (spec.training.evaluation.every_steps if spec.training.evaluation else None) or steps_per_epoch
+    return step % every == 0 or step == total_steps
+
+
+def evaluate_split(run: Run, history: History, split: str) -> EvalRecord:
+    """Evaluate validation or test data with the model as it is, and record it."""
+    chosen = run.splits.validation if split == "validation" else run.splits.test
+    assert chosen is not None
+    examples = chosen.examples
+    if split == "validation" and run.spec.training.evaluation is not None:
+        examples = examples[: run.spec.training.evaluation.max_samples]
+    before = run.progress.status.phase
+    run.progress.phase("Evaluating")
+    metrics = evaluate(run.sharded, run.task, examples, run.pad, run.micro_batch, run.device)
+    record = EvalRecord(history.steps[-1].step if history.steps else 0, split, metrics)
+    history.evaluations.append(record)
+    run.progress.evaluation(record)
+    run.progress.phase(before)
+    return record
+
+
+class Best:
+    """The adapter of the best evaluation so far."""
+
+    def __init__(self, spec: PeftJobSpec) -> None:
+        self._metric = deciding_metric(spec)
+        self._value: float | None = None
+        self._snapshot: dict[str, torch.Tensor] | None = None
+
+    def offer(self, record: EvalRecord, sharded: Sharded) -> None:
+        """Keep the adapter as it is now, if this evaluation is the best one; the first of equals stays."""
+        value = record.metrics[METRIC_KEYS[self._metric]]
+        if is_better(self._metric, value, self._value):
+            self._value, self._snapshot = value, sharded.snapshot()
+
+    def restore(self, sharded: Sharded) -> None:
+        """Put it back; without any evaluation, the last step's adapter stays."""
+        if self._snapshot is not None:
+            sharded.restore(self._snapshot)
+
+
+class Patience:
+    """Counts evaluations in a row without improvement, for `training.earlyStopping`."""
+
+    def __init__(self, spec: PeftJobSpec) -> None:
+        self._metric = deciding_metric(spec)
+        self._rule = spec.training.early_stopping
+        self._best: float | None = None
+        self._in_vain = 0
+
+    def is_over(self, record: EvalRecord) -> bool:
+        """Count an evaluation; tell whether training stops."""
+        if self._rule is None:
+            return False
+        value = record.metrics[METRIC_KEYS[self._metric]]
+        handicap = self._rule.min_delta if self._metric == "Loss" else -self._rule.min_delta
+        if is_better(self._metric, value + handicap, self._best):
+            self._best, self._in_vain = value, 0
+        else:
+            self._in_vain += 1
+        return self._in_vain >= self._rule.patience

@@ -81,7 +81,7 @@ def test_back_at_training_and_the_superseded_gang_publishes_nothing(
     cluster: Cluster, small_job: Callable[..., Object], restored: None
 ) -> None:
     """The lost worker is frozen, comes back after its successor published, and finishes its training."""
-    training = {"maxSteps": 3000, "batchSize": 16, "precision": "FP32"}
+    training = {"maxSteps": 1500, "batchSize": 16, "precision": "FP32"}
     name = cluster.submit(small_job("lost", training=training, workers=WORKERS))
     cluster.kubectl.wait_job(name, "training", lambda job: step(job) > 0, timeout=240)
     assert cluster.node_names(name) == [LOST]

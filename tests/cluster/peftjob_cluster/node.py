@@ -205,6 +205,8 @@ class NodeHost:
             "containerRuntimeEndpoint": f"unix://{self.socket}",
             "cgroupDriver": "cgroupfs",
             "cgroupsPerQOS": False,
+            # Without a control group of its own, a pod with a limit that is looked at twice makes this kubelet panic.
+            "featureGates": {"InPlacePodVerticalScaling": False},
             "enforceNodeAllocatable": [],
             "failCgroupV1": False,
             "failSwapOn": False,

@@ -101,7 +101,8 @@ class Observer:
         if snapshot.now.timestamp() - memory.read_at >= RESYNC_SECONDS or _is_ending(snapshot):
             snapshot = await self.reread(key, snapshot)  # a watch may miss a deletion; that of pods may be behind
         job = snapshot.job()
-        if job is not None and job.suspended and not job.finished:  # it starts no pods: all there are came before
+        if job is not None and job.suspended and not job.finished and snapshot.status.active_since is None:
+            # It starts no pods, so all there are came before, and their end is accounted for.
             memory.preempted |= {pod.uid for pod in snapshot.gang()}
             snapshot = self._own(key, snapshot)
         return dataclasses.replace(

@@ -190,6 +190,7 @@ async def test_pods_that_a_queue_took_away_do_not_end_the_next_gang(world: World
     process.tell()
     await process.reconcile()
     assert world.status()["state"] == "Queued"
+    await process.reconcile()
     for _ in range(2):
         for pod in list(world.objects["pods"].values()):
             world.run_kubelet(pod, 0, "")  # ends with 75, and goes

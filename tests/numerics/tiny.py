@@ -62,7 +62,9 @@ def words(chance: random.Random, count: int) -> str:
 def write_completions(path: Path, rows: int) -> None:
     """Write prompts and completions; the completions have 1 to 12 words."""
     chance = random.Random(3)
-    lines = [{"prompt": words(chance, 2), "completion": " " + words(chance, chance.randint(1, 12))} for _ in range(rows)]
+    lines = [
+        {"prompt": words(chance, 2), "completion": " " + words(chance, chance.randint(1, 12))} for _ in range(rows)
+    ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 

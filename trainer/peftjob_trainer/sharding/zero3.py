@@ -7,8 +7,6 @@ summed by one all-reduce. DeepSpeed's engine class is not used: it wants one dty
 optimiser of its own; `DeepSpeedZeRoOffload` is the part of it that shards.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,12 +15,12 @@ from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
 from deepspeed.utils.timer import NoopTimer
 from peftjob_api import PlanInfo
 from peftjob_api.spec import TrainingSpec
-from transformers.integrations import HfDeepSpeedConfig
 
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 
 
-def _config(dtype: torch.dtype) -> dict[str, Any]:
+def zero_config(dtype: torch.dtype) -> dict[str, Any]:
+    """Return DeepSpeed's configuration for a base of a dtype."""
     return {
         "train_micro_batch_size_per_gpu": 1,
         "bf16": {"enabled": dtype == torch.bfloat16},
@@ -33,14 +31,6 @@ def _config(dtype: torch.dtype) -> dict[str, Any]:
 def whole_bytes(parameter: torch.nn.Parameter) -> int:
     """Return the bytes of a partitioned parameter as a whole."""
     return int(parameter.ds_numel) * parameter.element_size()  # type: ignore[attr-defined]
-
-
-@contextmanager
-def partitioned_loading(dtype: torch.dtype) -> Iterator[None]:
-    """Make `from_pretrained` partition what it loads, in this context; the process group must be there."""
-    held = HfDeepSpeedConfig(_config(dtype))
-    yield
-    del held  # transformers keeps a weak reference: from here on, models are built whole again
 
 
 class Sharded:
@@ -57,7 +47,7 @@ class Sharded:
         self._zero = DeepSpeedZeRoOffload(
             model,
             timers=NoopTimer(),
-            ds_config=_config(self.base[0].dtype),
+            ds_config=zero_config(self.base[0].dtype),
             overlap_comm=False,
             prefetch_bucket_size=0,
             max_reuse_distance=0,

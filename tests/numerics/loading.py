@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import transformers
-from architectures import ARCHITECTURES, CAUSAL, CLASSES, IMAGES, Architecture
+from architectures import ARCHITECTURES, CLASSES, IMAGES, Architecture
 from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
 from deepspeed.utils.timer import NoopTimer
 from peftjob_api.spec import StorageSpec

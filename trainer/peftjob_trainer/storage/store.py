@@ -131,5 +131,5 @@ def no_ranges(where: str, endpoint: str) -> TrainerError:
     """Return the error about a server that answers a range with something else."""
     return TrainerError(
         Reason.INVALID_CONFIG,
-        f"{where}: {endpoint} serves no ranges of a file, as every rank reads them: set another endpoint in spec.storage",
+        f"{where}: {endpoint} serves no ranges of a file, which ranks read: set another endpoint in spec.storage",
     )

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from peftjob_api import Reason
-from sklearn.metrics import accuracy_score, f1_score
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSequenceClassification
 
@@ -65,6 +64,8 @@ def loss_sum(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, 
 
 def metrics(loss: float, predicted: list[int] | None, examples: Sequence[Example]) -> dict[str, float]:
     """Return `loss`, `accuracy` and `macroF1`."""
+    from sklearn.metrics import accuracy_score, f1_score  # 70 MB and seconds, of which loading is to have the use
+
     assert predicted is not None
     truth = [example.labels for example in examples]
     return {

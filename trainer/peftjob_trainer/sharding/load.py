@@ -176,6 +176,7 @@ class Base:
                 targets.append(self._partition(zero, parameter, name, group))
         self._read(model, targets)
         self.source.verify()
+        self.source.close()
         self._tie(model)
         return self._report(time.monotonic() - started)
 

@@ -168,6 +168,9 @@ class Source(ABC):
             TrainerError: `BASE_MODEL_CORRUPT`.
         """
 
+    def close(self) -> None:
+        """Let go of files and connections."""
+
     @abstractmethod
     def _fill(self, piece: Piece) -> None:
         """Fill one piece."""
@@ -194,7 +197,7 @@ class LocalSource(Source):
         self._seen = {name: _identity(os.fstat(handle)) for name, handle in self._handles.items()}
 
     def close(self) -> None:
-        """Close all files."""
+        """See `Source.close`."""
         for handle in self._handles.values():
             os.close(handle)
         self._handles = {}
@@ -285,6 +288,10 @@ class S3Source(_Streamed):
         super().__init__(weights)
         self._store = store
 
+    def close(self) -> None:
+        """See `Source.close`."""
+        self._store.close()
+
     def _chunks(self, file: str, start: int, stop: int) -> Iterator[bytes]:
         return self._store.chunks(file, start, stop, self.weights.files[file].tag)
 
@@ -298,6 +305,10 @@ class HubSource(_Streamed):
     def __init__(self, repo: hub.Repo, weights: Weights) -> None:
         super().__init__(weights)
         self._repo = repo
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        self._repo.close()
 
     def _chunks(self, file: str, start: int, stop: int) -> Iterator[bytes]:
         return self._repo.chunks(file, start, stop)

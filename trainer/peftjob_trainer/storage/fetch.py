@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 from peftjob_api import Reason
@@ -126,20 +127,20 @@ def _fetch_from_store(uri: str, storage: StorageSpec, dest: Path) -> Weights:
 
 
 def _fetch_from_hub(model: BaseModelSpec, storage: StorageSpec, dest: Path) -> Weights:
-    repo = hub.open_model(model, storage.hugging_face)
-    _check_names(model.uri, repo.names)
+    with closing(hub.open_model(model, storage.hugging_face)) as repo:
+        _check_names(model.uri, repo.names)
 
-    def header(name: str) -> WeightsFile:
-        if name not in repo.names:
-            raise corrupt(model.uri, name, f"{INDEX_NAME} names it, but it is not there")
-        size, etag = retried(lambda: repo.about(name))
+        def header(name: str) -> WeightsFile:
+            if name not in repo.names:
+                raise corrupt(model.uri, name, f"{INDEX_NAME} names it, but it is not there")
+            size, etag = retried(lambda: repo.about(name))
 
-        def read(first: int, last: int) -> bytes:
-            return retried(lambda: b"".join(repo.chunks(name, first, last)))
+            def read(first: int, last: int) -> bytes:
+                return retried(lambda: b"".join(repo.chunks(name, first, last)))
 
-        return read_header(read, size, etag, name, model.uri)
+            return read_header(read, size, etag, name, model.uri)
 
-    return _fetch(model.uri, repo.commit, repo.names, dest, lambda name: repo.download(name, dest), header)
+        return _fetch(model.uri, repo.commit, repo.names, dest, lambda name: repo.download(name, dest), header)
 
 
 def _fetch(

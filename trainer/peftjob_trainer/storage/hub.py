@@ -94,6 +94,11 @@ class Repo:
                     self._direct[name] = str(answer.url)
                 yield from answer.iter_bytes(CHUNK_BYTES)
 
+    def close(self) -> None:
+        """Close the connections for ranges."""
+        if client := self.__dict__.pop("_client", None):
+            client.close()
+
     @cached_property
     def _direct(self) -> dict[str, str]:
         return {}

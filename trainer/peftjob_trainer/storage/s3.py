@@ -201,6 +201,10 @@ class S3Store(Store):
         """See `Store.delete`."""
         self._do(lambda: self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key), key)
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
     def _do(self, call: Callable[[], T], key: str = "") -> T:
         """Call the library, again while S3 is away for a moment, and turn its errors into ours."""
         where = f"{self.uri}/{key}" if key else self.uri

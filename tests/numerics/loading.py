@@ -7,6 +7,7 @@ under an `HfDeepSpeedConfig`.
 import gc
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ from peftjob_trainer import session
 from peftjob_trainer.handoff import Place, end_process
 from peftjob_trainer.sharding import Base, zero3
 from peftjob_trainer.sharding.load import Loaded
+from safetensors.torch import load_file, save_file
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import Transpose, WeightConverter
 from transformers.integrations import HfDeepSpeedConfig
 
 COLLECTIVES = (
@@ -129,6 +133,8 @@ def compare(architecture: Architecture, folder: Path, rank: int, world: int) -> 
         "differing": differing + [n for n in wanted if n.split(".")[0] not in architecture.new] + list(buffers),
         "read": loaded.bytes_read,
         "base": sum(t.dtype.itemsize * torch.Size(t.shape).numel() for t in stored.values()),
+        "buffers": sum(b.numel() * b.element_size() for n, b in own.named_buffers() if n in base._segments.layouts),
+        "parameters": len(list(own.parameters())),
         "collectives": sum(sizes),
         "falls back": [conversion.reason for conversion in base._segments.conversions],
         "loss": [] if architecture.new else [loss(own, architecture), loss(reference, architecture)],
@@ -136,18 +142,68 @@ def compare(architecture: Architecture, folder: Path, rank: int, world: int) -> 
     }
 
 
+def transposed(folder: Path) -> dict[str, Any]:
+    """Load a model one of whose weights lies transposed in the files, by a conversion that is declared for it."""
+    rule = WeightConverter("attn.c_attn_t.weight", "attn.c_attn.weight", operations=[Transpose(0, 1)])
+    register_checkpoint_conversion_mapping("gpt2", [rule], overwrite=True)
+    number, architecture = named("gpt2")
+    if dist.get_rank() == 0 and not (folder / "transposed").exists():
+        shutil.copytree(folder / str(number), folder / "transposed")
+        tensors = load_file(folder / "transposed/model.safetensors")
+        tensors = {
+            name.replace("c_attn.weight", "c_attn_t.weight"): t.T.contiguous() if "c_attn.weight" in name else t
+            for name, t in tensors.items()
+        }
+        save_file(tensors, folder / "transposed/model.safetensors", metadata={"format": "pt"})
+    dist.barrier()
+    return compare(architecture, folder / "transposed", dist.get_rank(), dist.get_world_size())
+
+
+def replica(folder: Path) -> dict[str, Any]:
+    """Load a model whole on each rank."""
+    number, architecture = named("llama")
+    alone = [dist.new_group([rank]) for rank in range(dist.get_world_size())][dist.get_rank()]
+    model, base, _ = ours(architecture, folder / str(number), alone)
+    stored = load_file(folder / str(number) / "model.safetensors")
+    assert all(torch.equal(p.ds_tensor.view(p.ds_shape), stored[n]) for n, p in model.named_parameters())
+    return {"whole": sum(t.numel() * t.element_size() for t in stored.values()), "read": base.source.bytes_read}
+
+
+def tied_twice(folder: Path) -> dict[str, bool]:
+    """Tell whether the head is the embedding, when the files hold both: equal, or different."""
+    number, architecture = named("llama, tied")
+    found = {}
+    for kind in ("equal", "different"):
+        copy = folder / f"tied, {kind}, {dist.get_world_size()}"
+        if dist.get_rank() == 0:
+            shutil.copytree(folder / str(number), copy)
+            tensors = load_file(copy / "model.safetensors")
+            tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + (kind == "different")
+            save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+        dist.barrier()
+        model, *_ = ours(architecture, copy)
+        found[kind] = model.lm_head.weight is model.model.embed_tokens.weight
+    return found
+
+
+def named(name: str) -> tuple[int, Architecture]:
+    """Return an architecture and its number."""
+    return next((n, a) for n, a in enumerate(ARCHITECTURES) if a.name == name)
+
+
 def main(folder: Path) -> None:
     """Compare all."""
     session.quiet_libraries()
     place = Place.here(os.environ)
     session.connect(place, torch.device("cpu"))
-    results = {}
+    results: dict[str, Any] = {}
     for number, architecture in enumerate(ARCHITECTURES):
         try:
             results[architecture.name] = compare(architecture, folder / str(number), place.rank, place.world)
         except Exception as error:
             raise RuntimeError(architecture.name) from error
         gc.collect()
+    results |= {"replica": replica(folder), "tied twice": tied_twice(folder), "a transpose": transposed(folder)}
     (folder / f"world-{place.world}-rank-{place.rank}.json").write_text(json.dumps(results))
 
 

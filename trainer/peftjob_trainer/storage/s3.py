@@ -6,7 +6,7 @@ field to correct, after bounded retries: at most about 30 s when nothing answers
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -189,11 +189,12 @@ class S3Store(Store):
         target = {"Bucket": self._bucket, "Key": self._prefix + key, "Range": f"bytes={start}-{stop - 1}"}
         try:
             answer = self._client.get_object(**target, IfMatch=etag)
-            if answer["ETag"] != etag:  # of a server that knows no If-Match here
-                raise PreconditionFailed(where)
-            if answer["ContentLength"] != stop - start:
-                raise no_ranges(where, endpoint)
-            yield from answer["Body"].iter_chunks(CHUNK_BYTES)
+            with closing(answer["Body"]) as body:
+                if answer["ETag"] != etag:  # of a server that knows no If-Match here
+                    raise PreconditionFailed(where)
+                if answer["ContentLength"] != stop - start:
+                    raise no_ranges(where, endpoint)
+                yield from body.iter_chunks(CHUNK_BYTES)
         except (BotoCoreError, ClientError, Boto3Error) as error:
             raise _translate(error, where, self._bucket, endpoint) from error
 

@@ -137,10 +137,11 @@ def find_segments(model: Any, files: Mapping[str, WeightsFile]) -> Segments:
     for name, value in found.items():
         if name not in wanted:
             result.unused.append(name)
-        elif tuple(value.shape) != tuple(wanted[name].shape):
-            result.mismatched[name] = (tuple(value.shape), tuple(wanted[name].shape))
-        elif isinstance(value, Layout):
+            continue
+        if isinstance(value, Layout):
             result.layouts[name] = value
+        if tuple(value.shape) != tuple(wanted[name].shape):
+            result.mismatched[name] = (tuple(value.shape), tuple(wanted[name].shape))
     result.missing = wanted.keys() - found.keys()
     plain_numbers = {name: e["dtype"] in DTYPES for about in files.values() for name, e in about.tensors.items()}
     for name, layout in result.layouts.items():

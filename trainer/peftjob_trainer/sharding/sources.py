@@ -168,6 +168,7 @@ class Source(ABC):
             TrainerError: `BASE_MODEL_CORRUPT`.
         """
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of files and connections."""
 

@@ -406,7 +406,7 @@ class PeftJobSpec(ApiModel):
     storage: StorageSpec = StorageSpec()
     """storage is the access to models, data and output."""
     suspend: bool = False
-    """suspend takes the workers away while true; the job goes on when it is false again."""
+    """suspend takes the workers away while true; the job starts again, at its first step, when it is false again."""
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
     """maxRestarts is how many failures are retried; lost or drained nodes do not count."""
     active_deadline_seconds: Annotated[int, Field(ge=1, le=_INT32_MAX)] | None = None

@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import sys
+from typing import Any
 
 import kopf
-from peftjob_api.constants import GROUP, PLURAL, VERSION
+from peftjob_api.constants import FIELD_MANAGER, GROUP, PLURAL, VERSION
 
 from . import metrics
 from .cache import Cache, Key
@@ -30,7 +31,7 @@ async def run(settings: Settings) -> None:
     kube = await Kube.connect()
     workers = Workers(kube)
     cache, queue, health = Cache(), WorkQueue[Key](), Health()
-    observer = Observer(cache, kube, workers)
+    observer = Observer(cache, kube, workers, queue.add)
     reconciler = Reconciler(settings, cache, kube, observer)
 
     async def work(key: Key) -> float | None:
@@ -63,8 +64,10 @@ async def run(settings: Settings) -> None:
         await wait_for_crd(kube)
         queue.add(CANARY)
         scope = {"namespaces": settings.namespaces} if settings.namespaces else {"clusterwide": True}
+        # Named here: Kopf would look for its user's name, and in a container that user has none.
+        kopf_settings: dict[str, Any] = {"standalone": True, "identity": FIELD_MANAGER, **scope}
         watching = asyncio.create_task(
-            kopf.operator(registry=registry(cache, queue, observer), standalone=True, **scope), name="watches"
+            kopf.operator(registry=registry(cache, queue, observer), **kopf_settings), name="watches"
         )
         parts = [
             watching,

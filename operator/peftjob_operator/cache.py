@@ -7,6 +7,7 @@ missed a deletion.
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from peftjob_api.constants import LABEL_JOB_UID
@@ -50,19 +51,35 @@ class Cache:
                 found[uid] = obj
         return [obj for uid, obj in found.items() if uid not in self._gone]
 
+    def mark(self, kind: str, key: Key) -> "Mark":
+        """Return what is known now, before the API server is asked to list it."""
+        index = self._indices.get(kind, {})
+        seen = frozenset(obj["metadata"]["uid"] for obj in index.get(key, ()))
+        return Mark(frozenset(obj["metadata"]["uid"] for obj in self.get(kind, key)), seen)
+
     def put(self, kind: str, key: Key, obj: Object) -> None:
         """Remember an object as the API server returned it."""
         self._newer.setdefault(kind, {}).setdefault(key, {})[obj["metadata"]["uid"]] = (self._clock(), obj)
 
-    def replace(self, kind: str, key: Key, objects: Iterable[Object], owner: str) -> None:
-        """Remember all children of a PeftJob with uid `owner`, as the API server lists them: others are gone."""
-        objects = list(objects)
-        listed = {obj["metadata"]["uid"] for obj in objects}
+    def replace(self, kind: str, key: Key, objects: Iterable[Object], owner: str, mark: "Mark") -> None:
+        """Remember all children of a PeftJob with uid `owner`, as the API server listed them after `mark`.
+
+        Those that were known before and are not listed are gone. The watch may have told of others meanwhile, and that
+        some of those listed are gone.
+        """
+        listed = {obj["metadata"]["uid"]: obj for obj in objects}
         for obj in self.get(kind, key):
-            if obj["metadata"]["uid"] not in listed and obj["metadata"].get("labels", {}).get(LABEL_JOB_UID) == owner:
-                self.remove(obj["metadata"]["uid"])
-        for obj in objects:
-            self.put(kind, key, obj)
+            uid = obj["metadata"]["uid"]
+            if (
+                uid in mark.known
+                and uid not in listed
+                and obj["metadata"].get("labels", {}).get(LABEL_JOB_UID) == owner
+            ):
+                self.remove(uid)
+        seen = self.mark(kind, key).seen
+        for uid, obj in listed.items():
+            if uid in seen or uid not in mark.seen:
+                self.put(kind, key, obj)
 
     def remove(self, uid: str) -> None:
         """Remember that an object is gone; its uid never comes again."""
@@ -75,6 +92,15 @@ class Cache:
         """Drop what is remembered of a PeftJob that is gone."""
         for kind in self._newer.values():
             kind.pop(key, None)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What was known at one moment: the uids of objects."""
+
+    known: frozenset[str]
+    seen: frozenset[str]
+    """By the watch."""
 
 
 def version(obj: Object) -> int:

@@ -105,13 +105,13 @@ def _decide(s: Snapshot) -> Decision:
 
 def _after_the_end(s: Snapshot) -> Decision:
     """Nothing is made again; what still runs is ended; after its time to live the PeftJob goes."""
-    actions = _cleanup(s, [job for job in s.jobs if not job.finished])
+    actions = _cleanup(s, [job for job in s.jobs if _may_run(s, job)])
     ttl = s.spec.ttl_seconds_after_finished if s.spec else None
     ended = parse_time(s.status.completion_time)
     left = None if ttl is None or ended is None else (ended + timedelta(seconds=ttl) - s.now).total_seconds()
     if left is not None and left <= 0:
         return Decision(s.status, (*actions, DeletePeftJob()))
-    return Decision(s.status, actions, _earliest(WAIT_SECONDS if _remains(s, unfinished=True) else None, left))
+    return Decision(s.status, actions, _earliest(WAIT_SECONDS if remains(s, unfinished=True) else None, left))
 
 
 def _start(s: Snapshot, spec: PeftJobSpec) -> Decision:
@@ -120,11 +120,12 @@ def _start(s: Snapshot, spec: PeftJobSpec) -> Decision:
     retry_at = parse_time(status.retry_at)
     is_next = status.attempt is None or retry_at is not None
     attempt = (status.attempt or 0) + 1 if is_next else status.attempt or 1
-    if _remains(s) or (retry_at is not None and s.now < retry_at):
-        if _remains(s) and (retry_at is None or s.now >= retry_at):
-            text = f"the workers of attempt {status.attempt} are being ended; attempt {attempt} starts after them"
+    if remains(s) or (retry_at is not None and s.now < retry_at):
+        if retry_at is None or status.state == "Suspended":  # else the condition has the cause, which says more
+            when = "when all earlier workers have ended" if remains(s) else f"at {status.retry_at}"
+            text = f"attempt {attempt} starts {when}"
             status = _not_ready(s, status, Reason.RESTARTING, text).model_copy(update={"state": "Restarting"})
-        pause = _SOON if _remains(s) or retry_at is None else max(0.0, (retry_at - s.now).total_seconds())
+        pause = _SOON if remains(s) or retry_at is None else max(0.0, (retry_at - s.now).total_seconds())
         return Decision(status, _cleanup(s, s.jobs), pause)
     if attempt > MAX_ATTEMPTS:
         return _fail(s, Reason.NO_PROGRESS, f"{MAX_ATTEMPTS} attempts were made: create the PeftJob anew")
@@ -141,7 +142,8 @@ def _start(s: Snapshot, spec: PeftJobSpec) -> Decision:
             "progress": None,
         }
     )
-    return Decision(status, (CreateAttempt(attempt),), WAIT_SECONDS)
+    soon = refusal is not None and refusal.reason is Reason.STARTING
+    return Decision(status, (CreateAttempt(attempt),), _SOON if soon else WAIT_SECONDS)
 
 
 def _asked(spec: PeftJobSpec, attempt: int) -> str:
@@ -195,7 +197,7 @@ def _wait_for_gang(s: Snapshot, spec: PeftJobSpec, job: ChildJob, status: PeftJo
     # Not how many run by now: each count would cost a write.
     reason, text = why_not_ready(s, nodes) or (Reason.STARTING, _asked(spec, job.attempt))
     status = _not_ready(s, status, reason, text).model_copy(update={"state": "Starting"})
-    return Decision(status, requeue=_earliest(WAIT_SECONDS, left, _until_lost(s)))
+    return Decision(status, _cleanup(s, ()), _earliest(WAIT_SECONDS, left, _until_lost(s)))
 
 
 def _queue(s: Snapshot, job: ChildJob) -> Decision:
@@ -206,7 +208,7 @@ def _queue(s: Snapshot, job: ChildJob) -> Decision:
     text = f"a queue holds {job.name} back"
     status = _condition(s, status, "Suspended", True, Reason.QUEUED, text)
     status = _not_ready(s, status, Reason.QUEUED, text).model_copy(update={"state": "Queued"})
-    return Decision(status, requeue=_until_lost(s))
+    return Decision(status, _cleanup(s, ()), _until_lost(s))
 
 
 def _suspend(s: Snapshot) -> Decision:
@@ -217,7 +219,7 @@ def _suspend(s: Snapshot) -> Decision:
     text = "spec.suspend is true: no workers, until it is false"
     status = _condition(s, status, "Suspended", True, Reason.SUSPENDED, text)
     status = _not_ready(s, status, Reason.SUSPENDED, text).model_copy(update={"state": "Suspended"})
-    return Decision(status, _cleanup(s, s.jobs), WAIT_SECONDS if _remains(s) else None)
+    return Decision(status, _cleanup(s, s.jobs), WAIT_SECONDS if remains(s) else None)
 
 
 def _ended(s: Snapshot, spec: PeftJobSpec, cause: Cause) -> Decision:
@@ -226,7 +228,8 @@ def _ended(s: Snapshot, spec: PeftJobSpec, cause: Cause) -> Decision:
     words = [pod.last_word.status for pod in s.gang() if pod.last_word and pod.last_word.status]
     steps = [status.progress.step if status.progress else None, *(word.step for word in words)]
     counts = Counts(status.restarts or 0, status.disruptions or 0, status.disruptions_without_progress or 0)
-    verdict = judge(cause, counts, spec.max_restarts, made_progress=any(steps), jitter=s.jitter)
+    moved = any(steps) and cause.reason is not Reason.RESULT_LOST
+    verdict = judge(cause, counts, spec.max_restarts, made_progress=moved, jitter=s.jitter)
     status = status.model_copy(
         update={
             "restarts": verdict.counts.restarts,
@@ -273,7 +276,7 @@ def _succeed(s: Snapshot, spec: PeftJobSpec) -> Decision:
 def _fail(s: Snapshot, reason: Reason | str, message: str, status: PeftJobStatus | None = None) -> Decision:
     status = _finished(s, _stopped(s, s.status if status is None else status), "Failed")
     status = _condition(s, status, "Failed", True, reason, message)
-    return Decision(status, _cleanup(s, [job for job in s.jobs if not job.finished]), 0.0)
+    return Decision(status, _cleanup(s, [job for job in s.jobs if _may_run(s, job)]), 0.0)
 
 
 def _finished(s: Snapshot, status: PeftJobStatus, state: str) -> PeftJobStatus:
@@ -313,10 +316,17 @@ def _cleanup(s: Snapshot, jobs: Any) -> tuple[Action, ...]:
     return (*deleted, *(KillPod(pod) for pod in s.pods if pod.lost(s.now)))
 
 
-def _remains(s: Snapshot, *, unfinished: bool = False) -> bool:
+def remains(s: Snapshot, *, unfinished: bool = False) -> bool:
     """Tell whether Jobs are left (or, with `unfinished`, Jobs that may start pods), or pods that run."""
     jobs = [job for job in s.jobs if not (unfinished and job.finished)]
     return bool(jobs) or any(not pod.ended for pod in s.pods)
+
+
+def _may_run(s: Snapshot, job: ChildJob) -> bool:
+    """Tell whether something of a Job runs or may start. One whose pods have all ended is kept, for their logs."""
+    pods = [pod for pod in s.pods if pod.attempt == job.attempt]
+    nodes = s.spec.workers.nodes if s.spec else 1
+    return not job.finished and not (len(pods) >= nodes and all(pod.ended for pod in pods))
 
 
 def _until_lost(s: Snapshot) -> float | None:

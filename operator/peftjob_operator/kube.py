@@ -155,8 +155,8 @@ class Kube:
         *,
         propagation: str = "Background",
         force: bool = False,
-    ) -> None:
-        """Delete an object, if it is still the one with that uid; one that is not there is no error."""
+    ) -> bool:
+        """Delete an object, if it is still the one with that uid; return False where that one is gone."""
         options: Object = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}}
         options["propagationPolicy"] = propagation
         if force:
@@ -166,6 +166,8 @@ class Kube:
         except ApiError as error:
             if error.status not in (404, 409):  # 409: another object has the name by now
                 raise
+            return False
+        return True
 
     async def pod_log_tail(self, namespace: str, name: str, container: str) -> str:
         """Return the last lines of a container's log."""

@@ -55,9 +55,11 @@ def _merge_lists(ours: list[Any], theirs: list[Any], keys: tuple[str, ...]) -> l
 
 
 def _merge_items(own: dict[str, Any], item: dict[str, Any]) -> dict[str, Any]:
-    # A variable with a value replaces one with a source, and the other way round: the API allows only one of both.
+    # The API allows one source of a variable's value, and one kind of a volume: another one replaces ours.
     if "valueFrom" in item or "valueFrom" in own:
         own = {key: value for key, value in own.items() if key not in ("value", "valueFrom")}
+    if "emptyDir" in own and not item.keys() <= own.keys():
+        own = {key: value for key, value in own.items() if key != "emptyDir"}
     return strategic_merge(own, item)
 
 

@@ -1,19 +1,20 @@
 """From the cluster to a snapshot. Used by `reconcile`.
 
 Mostly from what the watches told (`cache`). Read from the API server itself is what must not be stale or cannot be
-watched: the pods of a Job that has ended, Events where nothing else explains a wait, and, from time to time, the
-children of unfinished PeftJobs. Rank 0 is asked for its progress.
+watched: the children of a gang that has ended, Events where nothing else explains a wait, and, from time to time, the
+children of unfinished PeftJobs. Rank 0 is asked for its progress in the background: no reconcile waits for a worker.
 """
 
+import asyncio
 import dataclasses
 import random
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from peftjob_api import PeftJob, PeftJobSpec, PeftJobStatus, WorkerStatus, format_errors
-from peftjob_api.constants import LABEL_JOB_UID
+from peftjob_api.constants import LABEL_JOB, LABEL_JOB_UID
 from peftjob_api.peftjob import Metadata
 from pydantic import ValidationError
 
@@ -26,92 +27,141 @@ from .workers import Workers
 
 _ASK_SECONDS = 2.0
 _EXPLAIN_AFTER_SECONDS = 5.0
+_MOST_ASKED_AT_ONCE = 32
+
+
+@dataclass
+class Memory:
+    """What is known of one PeftJob and cannot be read again."""
+
+    ended: dict[str, Pod] = field(default_factory=dict)
+    """Pods that ended, by uid: they may be gone before they are looked at."""
+    preempted: set[str] = field(default_factory=set)
+    """Uids of pods that a queue took away."""
+    deleted: set[str] = field(default_factory=set)
+    """Uids of Jobs that this operator deleted; the watch may not know it yet."""
+    refusal: Refusal | None = None
+    """What the API server said to the last attempt's children."""
+    told: tuple[str, WorkerStatus] | None = None
+    """What rank 0 said last, and the uid of its pod."""
+    asking: asyncio.Task[None] | None = None
+    asked_at: float | None = None
+    read_at: float | None = None
+    """When the children were last read, or first seen: the watches are complete at the start."""
 
 
 class Observer:
     """Makes snapshots, and remembers what the cluster may forget."""
 
-    def __init__(self, cache: Cache, kube: Kube, workers: Workers) -> None:
-        self.refusals: dict[str, Refusal] = {}
-        """By uid: what the API server said to the last attempt's children."""
+    def __init__(
+        self,
+        cache: Cache,
+        kube: Kube,
+        workers: Workers,
+        wake: Callable[[Key], None],
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """Take what to read from, and whom to call when rank 0 of a PeftJob has answered."""
         self._cache = cache
         self._kube = kube
         self._workers = workers
-        self._ended: dict[str, dict[str, Pod]] = {}
-        self._read: dict[str, float] = {}
-        self._asked: dict[str, float] = {}
+        self._wake = wake
+        self._clock = clock
+        self._memories: dict[Key, dict[str, Memory]] = {}
+        self._asking = asyncio.Semaphore(_MOST_ASKED_AT_ONCE)
+
+    def memory(self, key: Key, uid: str) -> Memory:
+        """Return the memory of a PeftJob."""
+        return self._memories.setdefault(key, {}).setdefault(uid, Memory())
 
     def remember(self, obj: Object) -> None:
-        """Remember a pod whose trainer has ended, since it may be gone before it is looked at."""
-        pod = Pod.of(obj)
-        job_uid = obj["metadata"].get("labels", {}).get(LABEL_JOB_UID, "")
-        if pod.exit_code is not None:
-            self._ended.setdefault(job_uid, {})[pod.uid] = pod
+        """Remember a pod that has ended or is being taken away, since it may be gone before it is looked at."""
+        pod, labels = Pod.of(obj), obj["metadata"].get("labels", {})
+        if pod.ended or pod.exit_code is not None or pod.disruption:
+            key = obj["metadata"].get("namespace", ""), labels.get(LABEL_JOB, "")
+            self.memory(key, labels.get(LABEL_JOB_UID, "")).ended[pod.uid] = pod
 
     async def observe(self, key: Key) -> Snapshot | None:
         """Return what there is to know about a PeftJob; None when there is none."""
         found = self._cache.get("peftjobs", key)
         if not found:
             self._cache.forget(key)
+            self._memories.pop(key, None)
             return None
         raw = max(found, key=lambda obj: obj["metadata"].get("creationTimestamp", ""))
         uid = raw["metadata"]["uid"]
-        snapshot = self._own(read_peftjob(raw), self._cache.get("jobs", key), self._cache.get("pods", key))
-        if is_true(snapshot.status, "Succeeded") or is_true(snapshot.status, "Failed"):
-            self._forget(uid)
-            if all(job.finished for job in snapshot.jobs):
-                return snapshot
-        if self._is_due(self._read, uid, RESYNC_SECONDS, at_first=False):
-            await self._reread(key, uid)
-            snapshot = self._own(snapshot, self._cache.get("jobs", key), self._cache.get("pods", key))
+        snapshot = self._own(key, read_peftjob(raw, self._clock()))
+        is_over = is_true(snapshot.status, "Succeeded") or is_true(snapshot.status, "Failed")
+        if is_over and all(job.finished for job in snapshot.jobs):
+            self._memories.pop(key, None)
+            return snapshot
+        memory = self.memory(key, uid)
+        if memory.read_at is None:
+            memory.read_at = snapshot.now.timestamp()
+        if snapshot.now.timestamp() - memory.read_at >= RESYNC_SECONDS or _is_ending(snapshot):
+            snapshot = await self.reread(key, snapshot)  # a watch may miss a deletion; that of pods may be behind
         job = snapshot.job()
-        if job is not None and job.finished and snapshot.status.retry_at is None:
-            await self._reread_pods(key, uid)  # the watch of pods may be behind that of Jobs
-            snapshot = self._own(snapshot, self._cache.get("jobs", key), self._cache.get("pods", key))
+        if job is not None and job.suspended and not job.finished:  # it starts no pods: all there are came before
+            memory.preempted |= {pod.uid for pod in snapshot.gang()}
+            snapshot = self._own(key, snapshot)
         return dataclasses.replace(
             snapshot,
-            worker=await self._ask(snapshot),
+            worker=self._ask(key, snapshot, memory),
             warnings=await self._warnings(snapshot),
-            refusal=self.refusals.get(uid),
+            refusal=memory.refusal,
             jitter=random.random(),
         )
 
-    def _own(self, snapshot: Snapshot, jobs: list[Object], pods: list[Object]) -> Snapshot:
+    def _own(self, key: Key, snapshot: Snapshot) -> Snapshot:
         """Return a snapshot with those children that this PeftJob owns, and pods that have ended and are gone."""
         uid = snapshot.metadata.uid
-        own = [Pod.of(obj) for obj in pods if obj["metadata"].get("labels", {}).get(LABEL_JOB_UID) == uid]
+        memory = self.memory(key, uid)
+        pods = [o for o in self._cache.get("pods", key) if o["metadata"].get("labels", {}).get(LABEL_JOB_UID) == uid]
+        own = [Pod.of(obj) for obj in pods]
         present = {pod.uid for pod in own}
         gone = [
-            dataclasses.replace(pod, phase="Failed" if pod.exit_code else "Succeeded")
-            for pod in self._ended.get(uid, {}).values()
+            dataclasses.replace(pod, phase="Succeeded" if pod.exit_code == 0 else "Failed")
+            for pod in memory.ended.values()
             if pod.uid not in present and pod.attempt == (snapshot.status.attempt or 0)
         ]
+        jobs = [ChildJob.of(obj) for obj in self._cache.get("jobs", key) if owner_uid(obj) == uid]
         return dataclasses.replace(
             snapshot,
-            jobs=tuple(ChildJob.of(obj) for obj in jobs if owner_uid(obj) == uid),
+            jobs=tuple(dataclasses.replace(j, deleting=True) if j.uid in memory.deleted else j for j in jobs),
             pods=(*own, *gone),
+            earlier=frozenset(memory.preempted),
         )
 
-    async def _reread(self, key: Key, uid: str) -> None:
-        namespace, _ = key
-        selector = f"{LABEL_JOB_UID}={uid}"
-        self._cache.replace("jobs", key, await self._kube.list(JOBS, namespace, labelSelector=selector), uid)
-        await self._reread_pods(key, uid)
+    async def reread(self, key: Key, snapshot: Snapshot) -> Snapshot:
+        """Return a snapshot with the children that the API server has now."""
+        uid = snapshot.metadata.uid
+        for kind, collection in (("jobs", JOBS), ("pods", PODS)):
+            mark = self._cache.mark(kind, key)
+            listed = await self._kube.list(collection, key[0], labelSelector=f"{LABEL_JOB_UID}={uid}")
+            self._cache.replace(kind, key, listed, uid, mark)
+        self.memory(key, uid).read_at = snapshot.now.timestamp()
+        return self._own(key, snapshot)
 
-    async def _reread_pods(self, key: Key, uid: str) -> None:
-        namespace, _ = key
-        listed = await self._kube.list(PODS, namespace, labelSelector=f"{LABEL_JOB_UID}={uid}")
-        self._cache.replace("pods", key, listed, uid)
-
-    async def _ask(self, snapshot: Snapshot) -> WorkerStatus | None:
-        """Return what rank 0 says, if there is one and it was not asked a moment ago."""
-        job, uid = snapshot.job(), snapshot.metadata.uid
+    def _ask(self, key: Key, snapshot: Snapshot, memory: Memory) -> WorkerStatus | None:
+        """Return what rank 0 said last, and have it asked again, if it was not a moment ago."""
+        job = snapshot.job()
         if job is None or job.finished or job.deleting or snapshot.spec is None:
             return None
-        first = next((pod for pod in snapshot.gang() if pod.index == 0 and pod.running), None)
-        if first is None or first.delete_at or not self._is_due(self._asked, uid, _ASK_SECONDS):
+        first = next((pod for pod in snapshot.gang() if pod.index == 0 and pod.running and not pod.delete_at), None)
+        if first is None:
             return None
-        return await self._workers.status(snapshot.metadata.namespace, first)
+        now, last = snapshot.now.timestamp(), memory.asked_at
+        if (memory.asking is None or memory.asking.done()) and (last is None or now - last >= _ASK_SECONDS):
+            memory.asked_at = now
+            memory.asking = asyncio.create_task(self._ask_now(key, first, memory))
+        return memory.told[1] if memory.told and memory.told[0] == first.uid else None
+
+    async def _ask_now(self, key: Key, first: Pod, memory: Memory) -> None:
+        async with self._asking:
+            said = await self._workers.status(key[0], first)
+        if said is not None:
+            memory.told = first.uid, said
+            self._wake(key)
 
     async def _warnings(self, snapshot: Snapshot) -> tuple[str, ...]:
         """Return what Events say about a gang that does not start, where pods do not say it themselves."""
@@ -134,30 +184,19 @@ class Observer:
             messages += [f"{event.get('reason', '')}: {event.get('message', '')}" for event in events]
         return tuple(reversed(messages))
 
-    def _forget(self, uid: str) -> None:
-        self.refusals.pop(uid, None)
-        self._ended.pop(uid, None)
-        self._read.pop(uid, None)
-        self._asked.pop(uid, None)
 
-    def _is_due(self, times: dict[str, float], uid: str, seconds: float, *, at_first: bool = True) -> bool:
-        """Tell whether something was last done long enough ago, and note that it is done now."""
-        now = time.monotonic()
-        last = times.get(uid)
-        if last is not None and now - last < seconds:
-            return False
-        times[uid] = now
-        return last is not None or at_first
+def _is_ending(snapshot: Snapshot) -> bool:
+    """Tell whether the current gang has ended, or seems to, and is not accounted for: the next decision is for good."""
+    job, gang = snapshot.job(), snapshot.gang()
+    if job is None or snapshot.status.retry_at is not None:
+        return False
+    return job.finished or (any(pod.phase == "Failed" for pod in gang) and all(pod.ended for pod in gang))
 
 
-def read_peftjob(raw: Mapping[str, Any]) -> Snapshot:
+def read_peftjob(raw: Mapping[str, Any], now: datetime) -> Snapshot:
     """Return a snapshot of the PeftJob alone. What an older CRD let through is told, not raised."""
     metadata = Metadata.model_validate(raw["metadata"])
     stored = raw.get("status") or {}
-    try:
-        status = PeftJobStatus.model_validate(stored)
-    except ValidationError:
-        status = PeftJobStatus.model_validate({"attempt": stored["attempt"]} if "attempt" in stored else {})
     spec: PeftJobSpec | None = None
     error = ""
     try:
@@ -165,4 +204,23 @@ def read_peftjob(raw: Mapping[str, Any]) -> Snapshot:
         spec = PeftJob.model_validate(manifest, by_alias=True, by_name=False).spec
     except ValidationError as invalid:
         error = format_errors(invalid)
-    return Snapshot(datetime.now(UTC), metadata, spec, status, spec_error=error, raw_status=stored)
+    return Snapshot(now, metadata, spec, read_status(stored), spec_error=error, raw_status=stored)
+
+
+def read_status(stored: Mapping[str, Any]) -> PeftJobStatus:
+    """Return a stored status without what another version of this operator wrote and this one does not understand.
+
+    What is left matters: a PeftJob whose end were forgotten would start anew.
+    """
+    kept = dict(stored)
+    while True:
+        try:
+            return PeftJobStatus.model_validate(kept)
+        except ValidationError as invalid:
+            name, *rest = invalid.errors()[0]["loc"]
+            if name == "conditions" and rest and isinstance(rest[0], int):
+                kept["conditions"] = [c for i, c in enumerate(kept["conditions"]) if i != rest[0]]
+            elif name in kept:
+                del kept[name]
+            else:
+                return PeftJobStatus()

@@ -7,10 +7,11 @@ import asyncio
 import logging
 
 from peftjob_api import PeftJobStatus, Reason
+from peftjob_api.constants import KIND
 
 from . import build
 from .cache import Cache, Key, Object
-from .decide import Action, CreateAttempt, DeleteJob, DeletePeftJob, KillPod, decide
+from .decide import Action, CreateAttempt, DeleteJob, DeletePeftJob, KillPod, decide, remains
 from .events import announcements, event
 from .kube import CONFIG_MAPS, EVENTS, JOBS, PEFTJOBS, PODS, SERVICES, ApiError, Kube, owner_uid
 from .observe import Observer
@@ -82,13 +83,21 @@ class Reconciler:
         namespace, name = key
         match action:
             case CreateAttempt(attempt):
+                if snapshot.status.attempt is not None:  # not the first: no watch may be behind now
+                    snapshot = await self._observer.reread(key, snapshot)
+                    if remains(snapshot):
+                        raise Retry
                 await self._create(key, snapshot, attempt)
             case DeleteJob(job):
                 log.info("%s/%s: deleting %s", *key, job.name)
-                await self._kube.delete(JOBS, namespace, job.name, job.uid, propagation="Foreground")
+                if await self._kube.delete(JOBS, namespace, job.name, job.uid, propagation="Foreground"):
+                    self._observer.memory(key, snapshot.metadata.uid).deleted.add(job.uid)
+                else:
+                    self._cache.remove(job.uid)
             case KillPod(pod):
                 log.warning("%s/%s: %s is lost: deleting it by force", *key, pod.where)
-                await self._kube.delete(PODS, namespace, pod.name, pod.uid, force=True)
+                if not await self._kube.delete(PODS, namespace, pod.name, pod.uid, force=True):
+                    self._cache.remove(pod.uid)
             case DeletePeftJob():
                 log.info("%s/%s: its time to live is over", *key)
                 await self._kube.delete(PEFTJOBS, namespace, name, snapshot.metadata.uid)
@@ -105,18 +114,17 @@ class Reconciler:
             foreign: Object | None = next((obj for obj in strangers if obj is not None), None)
             if foreign is None:
                 foreign = await self._create_job(key, build.job(metadata, spec, attempt, self._settings))
-            refusal = _name_conflict(attempt, foreign) if foreign is not None else None
+            refusal = name_conflict(attempt, foreign, metadata.name) if foreign is not None else None
         except ApiError as error:
             refusal = refusal_of(attempt, error)
             if refusal is None:
                 raise
-        before = self._observer.refusals.pop(metadata.uid, None)
-        if refusal is not None:
-            self._observer.refusals[metadata.uid] = refusal
-            if refusal != before:
-                raise Retry
-        else:
+        memory = self._observer.memory(key, metadata.uid)
+        before, memory.refusal = memory.refusal, refusal
+        if refusal is None:
             log.info("%s/%s: attempt %d created", *key, attempt)
+        elif refusal != before:
+            raise Retry  # to tell it
 
     async def _create_job(self, key: Key, job: dict[str, object]) -> Object | None:
         """Create the Job; return a stranger's that has its name. One of ours is there when an answer got lost."""
@@ -140,13 +148,23 @@ def refusal_of(attempt: int, error: ApiError) -> Refusal | None:
     if error.status == 403 and "quota" in error.message.lower():
         text = f"{error.message}: free quota in this namespace, or ask for less in spec.workers"
         return Refusal(attempt, Reason.QUOTA_EXCEEDED, text, permanent=False)
-    if error.status in (400, 403, 422) and "being terminated" not in error.message:
+    if "being terminated" in error.message or "is forbidden: User " in error.message:
+        return None  # the namespace goes; the operator itself lacks a right
+    if error.status in (400, 403, 422):
         text = f"the API server refuses the workers' Job: {error.message}: correct spec.workers.podTemplate"
         return Refusal(attempt, Reason.INVALID_POD_TEMPLATE, text, permanent=True)
     return None
 
 
-def _name_conflict(attempt: int, foreign: Object) -> Refusal:
+def name_conflict(attempt: int, foreign: Object, owner: str) -> Refusal:
+    """Return what it means that an object of a child's name is there and not ours.
+
+    What an earlier PeftJob of the same name left goes by itself.
+    """
     kind, name = foreign.get("kind", "an object"), foreign["metadata"]["name"]
+    owners = foreign["metadata"].get("ownerReferences") or []
+    if any((o["kind"], o["name"]) == (KIND, owner) for o in owners):
+        text = f"{kind} {name} of an earlier PeftJob {owner} is being deleted; attempt {attempt} starts after that"
+        return Refusal(attempt, Reason.STARTING, text, permanent=False)
     text = f"{kind} {name} exists and belongs to somebody else: delete it, or give the PeftJob another name"
     return Refusal(attempt, Reason.NAME_CONFLICT, text, permanent=False)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from peftjob_api import PERMANENT, ExitCode, Reason
+from peftjob_api import PERMANENT, ExitCode, Reason, TerminationMessage
 
 from .settings import MAX_DISRUPTIONS_WITHOUT_PROGRESS
 from .snapshot import ChildJob, Pod
@@ -59,10 +59,9 @@ def cause_of(job: ChildJob | None, pods: Sequence[Pod], now: datetime) -> Cause:
         pods: Of the gang; some may be gone.
         now: Tells which pods are lost.
     """
-    for find in (_permanent, _killed_for_memory):
-        if pod := _first(pods, find):
-            reason, message = _told(pod)
-            return Cause("Permanent", reason, message)
+    if pod := _first(pods, lambda pod: pod.exit_code in PERMANENT) or _first(pods, lambda pod: pod.oom_killed):
+        reason, message = _told(pod)
+        return Cause("Permanent", reason, message)
     if lost := _first(pods, lambda pod: pod.lost(now)):
         return Cause(
             "Disruption", Reason.NODE_LOST, f"node {lost.node} does not answer; {lost.where} was given up: look after "
@@ -72,9 +71,11 @@ def cause_of(job: ChildJob | None, pods: Sequence[Pod], now: datetime) -> Cause:
         return Cause("Disruption", Reason.DISRUPTED, f"{disrupted.where} was taken away: {disrupted.disruption}")
     if job is not None and _DISRUPTED_MARK in job.failure:
         return Cause("Disruption", Reason.DISRUPTED, f"a worker was taken away: {job.failure}")
-    if pod := _first(pods, lambda pod: pod.exit_code is not None and pod.exit_code not in _NO_CAUSE):
+    if pod := _first(pods, _failed_by_itself):
         reason, message = _told(pod)
         return Cause("Retryable", reason, message)
+    if pod := _first(pods, lambda pod: bool(pod.failure) and pod.delete_at is None):
+        return Cause("Retryable", Reason.INTERNAL_ERROR, f"{pod.where} failed: {pod.failure}")
     if job is None:
         return Cause("Disruption", Reason.DISRUPTED, "the child Job was deleted by somebody else")
     return Cause("Disruption", Reason.DISRUPTED, "a worker was deleted, or its node went away, without a last word")
@@ -105,7 +106,8 @@ def judge(cause: Cause, counts: Counts, max_restarts: int, *, made_progress: boo
     if counts.restarts >= max_restarts:
         tried = f" (after {counts.restarts} of at most {max_restarts} restarts)" if max_restarts else ""
         return Verdict(True, cause.reason, f"{cause.message}{tried}", counts)
-    new = Counts(counts.restarts + 1, counts.disruptions, counts.disruptions_without_progress)
+    row = 0 if made_progress else counts.disruptions_without_progress
+    new = Counts(counts.restarts + 1, counts.disruptions, row)
     return Verdict(False, cause.reason, cause.message, new, pause(new.restarts, jitter))
 
 
@@ -118,17 +120,21 @@ def pause(number: int, jitter: float) -> float:
 
 
 def _first(pods: Sequence[Pod], holds: Callable[[Pod], bool]) -> Pod | None:
-    """Return the first pod, in the order of ranks, for which something holds."""
-    ordered = sorted(pods, key=lambda pod: -1 if pod.index is None else pod.index)
+    """Return the first pod for which something holds: those that say why they ended first, then in order of ranks."""
+    ordered = sorted(pods, key=lambda pod: (_word(pod) is None, -1 if pod.index is None else pod.index))
     return next((pod for pod in ordered if holds(pod)), None)
 
 
-def _permanent(pod: Pod) -> bool:
-    return pod.exit_code in PERMANENT
+def _failed_by_itself(pod: Pod) -> bool:
+    """Tell whether its exit code names a cause; one that was deleted (by the Job controller, for another one's failure)
+    may well have been killed at the end of its grace period.
+    """
+    return pod.exit_code is not None and pod.exit_code not in _NO_CAUSE and pod.delete_at is None
 
 
-def _killed_for_memory(pod: Pod) -> bool:
-    return pod.oom_killed
+def _word(pod: Pod) -> TerminationMessage | None:
+    """Return a pod's last word, if it is about its end."""
+    return pod.last_word if pod.last_word is not None and pod.last_word.exit_code == pod.exit_code else None
 
 
 def _told(pod: Pod) -> tuple[Reason | str, str]:
@@ -139,8 +145,7 @@ def _told(pod: Pod) -> tuple[Reason | str, str]:
             f"{pod.where} was killed for using more than {limit}: raise resources.limits.memory in "
             f"spec.workers.podTemplate, or use more nodes or a smaller spec.training.microBatchSize"
         )
-    word = pod.last_word
-    if word is not None and word.exit_code == pod.exit_code:
+    if (word := _word(pod)) is not None:
         known = word.reason in {reason.value for reason in Reason}
         return (word.reason if known else Reason.INTERNAL_ERROR), word.message
     return Reason.INTERNAL_ERROR, (

@@ -47,6 +47,8 @@ class Pod:
     name: str
     uid: str
     attempt: int
+    job_uid: str = ""
+    """Of the Job that made it."""
     index: int | None = None
     """The completion index, which is the node rank."""
     node: str | None = None
@@ -63,8 +65,10 @@ class Pod:
     oom_killed: bool = False
     memory_limit: str = ""
     last_word: TerminationMessage | None = None
+    failure: str = ""
+    """Why it failed, if not by the trainer: what the kubelet says, or another container that ended with an error."""
     disruption: str = ""
-    """Message of the condition DisruptionTarget: a drain, an eviction, a preemption, a lost node."""
+    """What the condition DisruptionTarget says: a drain, an eviction, a preemption, a lost node."""
     delete_at: datetime | None = None
     """When its time to end by itself is over, for a pod that is being deleted."""
 
@@ -90,10 +94,14 @@ class Pod:
         holding = conditions(obj)
         containers = status.get("containerStatuses") or []
         state: Object = next((c.get("state", {}) for c in containers if c["name"] == TRAINER_CONTAINER), {})
-        # An init container or a sidecar of the template can fail to start as well.
-        waits = [c.get("state", {}).get("waiting") for c in (*(status.get("initContainerStatuses") or []), *containers)]
+        # An init container or a sidecar of the template can fail as well.
+        every = [*(status.get("initContainerStatuses") or []), *containers]
+        waits = [c.get("state", {}).get("waiting") for c in every]
         waiting = next((w for w in waits if w and w.get("reason") not in _NORMAL_WAITS), None)
         ended = state.get("terminated") or {}
+        if ended.get("reason") == "ContainerStatusUnknown":
+            ended = {}  # its node came back without it: the exit code is the kubelet's invention
+        target = holding.get("DisruptionTarget")
         scheduling: Object = next((c for c in status.get("conditions") or [] if c["type"] == "PodScheduled"), {})
         is_scheduled = scheduling.get("status") == "True"
         index = metadata.get("labels", {}).get(LABEL_JOB_INDEX, "")
@@ -104,6 +112,7 @@ class Pod:
             name=metadata["name"],
             uid=metadata["uid"],
             attempt=attempt_of(obj),
+            job_uid=next((o["uid"] for o in metadata.get("ownerReferences") or [] if o.get("controller")), ""),
             index=int(index) if index.isdecimal() else None,
             node=spec.get("nodeName"),
             ip=status.get("podIP"),
@@ -116,12 +125,22 @@ class Pod:
             oom_killed=ended.get("reason") == "OOMKilled",
             memory_limit=str((limits.get("limits") or {}).get("memory", "")),
             last_word=parse_worker_json(TerminationMessage, ended["message"]) if ended.get("message") else None,
-            disruption=holding["DisruptionTarget"].get("message", "") if "DisruptionTarget" in holding else "",
+            failure=_failure(status, every) if status.get("phase") == "Failed" else "",
+            disruption=(target.get("message") or target.get("reason") or "disrupted") if target else "",
             delete_at=parse_time(metadata.get("deletionTimestamp")),
         )
 
 
 _NORMAL_WAITS = (None, "", "ContainerCreating", "PodInitializing")
+
+
+def _failure(status: Object, containers: list[Object]) -> str:
+    """Return why a pod failed, if it was not by the trainer."""
+    for container in containers:
+        code = container.get("state", {}).get("terminated", {}).get("exitCode")
+        if container["name"] != TRAINER_CONTAINER and code:
+            return f"its container {container['name']} ended with exit code {code}"
+    return ": ".join(str(status[key]) for key in ("reason", "message") if status.get(key))
 
 
 @dataclass(frozen=True)
@@ -187,6 +206,8 @@ class Snapshot:
     worker: WorkerStatus | None = None
     """What rank 0 says, if it was asked and answered."""
     refusal: Refusal | None = None
+    earlier: frozenset[str] = frozenset()
+    """Uids of pods that a queue took away: of an earlier gang of the same Job."""
     warnings: tuple[str, ...] = ()
     """Messages of the Events about the Job, or about pods that do not start; read only when nothing else tells."""
     jitter: float = 0.0
@@ -199,5 +220,7 @@ class Snapshot:
         return next((job for job in self.jobs if job.attempt == (self.status.attempt or 0)), None)
 
     def gang(self) -> tuple[Pod, ...]:
-        """Return the pods of the current attempt."""
-        return tuple(pod for pod in self.pods if pod.attempt == (self.status.attempt or 0))
+        """Return the pods of the current gang: what runs between two starts of the current attempt's Job."""
+        job = self.job()
+        pods = (pod for pod in self.pods if pod.attempt == (self.status.attempt or 0) and pod.uid not in self.earlier)
+        return tuple(pod for pod in pods if job is None or pod.job_uid == job.uid)

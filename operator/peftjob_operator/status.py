@@ -76,6 +76,8 @@ def _rounded(value: float | None, digits: int = 4) -> float | None:
 
 def progress_is_due(before: Progress | None, new: Progress, now: datetime) -> bool:
     """Tell whether new progress is worth a write: the first step is, others at most every `PROGRESS_SECONDS`."""
+    if new.step is None:
+        return False  # it loads; an older step, if there is one, says more
     if before is None or before.step is None:
         return True
     if before.model_copy(update={"updated_at": None}) == new.model_copy(update={"updated_at": None}):
@@ -104,7 +106,7 @@ def why_not_ready(snapshot: Snapshot, nodes: int) -> tuple[Reason, str] | None:
     unscheduled = [pod for pod in gang if pod.scheduled_at is None]
     said = next((pod.unschedulable for pod in unscheduled if pod.unschedulable), "")
     if said:
-        if "persistentvolumeclaim" in said:
+        if "persistentvolumeclaim" in said.lower():
             return Reason.VOLUME_NOT_READY, f"{said}: create the claim that spec names, or correct its pvc:// uri"
         if len(unscheduled) < nodes:
             return Reason.PARTLY_SCHEDULED, f"{nodes - len(unscheduled)} of {nodes} workers have a node; {said}"

@@ -40,7 +40,8 @@ class Workers:
             log.debug("%s/%s: no log: %s", namespace, pod.name, error)
             return None
         told = (parse_worker_json(WorkerStatus, line) for line in reversed(lines) if line.startswith("{"))
-        return next((status for status in told if status is not None), None)
+        # Other programs write JSON lines too; a step is what ours always have.
+        return next((status for status in told if status is not None and status.step is not None), None)
 
     async def _ask(self, ip: str) -> WorkerStatus | None:
         if self._session is None:

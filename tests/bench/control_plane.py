@@ -26,6 +26,7 @@ sys.path[:0] = [str(ROOT / "tests/cluster"), str(ROOT / "tests")]
 
 from peftjob_cluster import fake_nodes  # noqa: E402
 from peftjob_cluster.control_plane import ControlPlane  # noqa: E402
+from peftjob_cluster.kube import ApiError  # noqa: E402
 from peftjob_testkit.operator import OPERATOR_USER, Operator, install_operator  # noqa: E402
 
 BARS = (
@@ -47,8 +48,14 @@ class Watch:
 
     def _read(self, plane: ControlPlane, path: str) -> None:
         with contextlib.suppress(OSError, http.client.HTTPException):  # the API server ends first
-            for event in plane.api.watch(path):
-                self.seen.append((time.monotonic(), event["object"]))
+            while True:
+                try:
+                    for event in plane.api.watch(path):
+                        self.seen.append((time.monotonic(), event["object"]))
+                except ApiError as error:
+                    if error.status != 429:  # it has just learned of the kind
+                        raise
+                time.sleep(0.2)
 
     def first(self, holds: Callable[[dict[str, Any]], bool], count: int = 1) -> float | None:
         """Return when `count` objects (by uid) had been seen for which something holds."""

@@ -1,7 +1,7 @@
 """`make demo`: from `kubectl apply` to an adapter in S3, with what happens and how long it takes.
 
 Without `--context` it brings up the embedded two-node cluster (root, Debian) and goes on inside its network; with
-`--context` it uses a cluster of yours, whose nodes can pull `--images`PREFIX-operator, -trainer and -s3.
+`--context` it uses a cluster of yours, whose nodes can pull the images IMAGES-operator, -trainer and -s3.
 """
 
 import argparse
@@ -75,8 +75,7 @@ def listening(port: int) -> bool:
 def credentials(kubectl: "Kubectl") -> dict[str, str]:
     """Return the keys of the demo's S3 server."""
     secret = kubectl.get("secret", "s3-credentials")
-    if secret is None:
-        raise SystemExit("there is no Secret s3/s3-credentials: `make cluster-up` creates it")
+    assert secret is not None, "it was made with the S3 server"
     return {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
 
 
@@ -109,6 +108,7 @@ def follow(kubectl: "Kubectl", timeout: float) -> dict:
 
 def main_job(kubectl: "Kubectl", helm: list[str], images: str, tag: str) -> int:
     """Install, upload, apply, follow, and measure what came out."""
+    import s3_server
     import sentiment_data
     from peftjob_testkit.objects import ObjectStore
 
@@ -124,6 +124,8 @@ def main_job(kubectl: "Kubectl", helm: list[str], images: str, tag: str) -> int:
             "trainer.image.tag": tag,
         },
     )
+    if s3_server.ensure(kubectl, f"{images}-s3:{tag}"):
+        say("an S3 server in the namespace s3: its data goes with its pod")
     keys = credentials(Kubectl("s3", kubectl.command))
     with s3_endpoint(kubectl) as endpoint, tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -175,7 +177,7 @@ Report with the curves:  {results / "adapter/report.html"}
 Look around:             {kubectl_hint(kubectl)} get pj -n {NAMESPACE} -o wide
                          {kubectl_hint(kubectl)} describe pj {JOB} -n {NAMESPACE}
                          {kubectl_hint(kubectl)} logs -n {NAMESPACE} -l peftjob.io/job-name={JOB}
-Tear down:               {"make demo-down" if embedded_cluster(kubectl) else "helm uninstall -n peftjob-system ..."}""")
+Tear down:               {"make demo-down" if embedded_cluster(kubectl) else tear_down(kubectl)}""")
     return measured
 
 
@@ -221,6 +223,15 @@ def embedded_cluster(kubectl: "Kubectl") -> bool:
     return kubectl.command == ("kubectl",)
 
 
+def tear_down(kubectl: "Kubectl") -> str:
+    """Return what to type to take everything of the demo out of a cluster of yours."""
+    context = kubectl.command[-1]
+    return (
+        f"helm uninstall --kube-context {context} --namespace peftjob-system peftjob-operator\n"
+        f"                         {kubectl_hint(kubectl)} delete namespace {NAMESPACE} s3 peftjob-system"
+    )
+
+
 def kubectl_hint(kubectl: "Kubectl") -> str:
     """Return what to type for kubectl."""
     return ".cluster/kubectl" if embedded_cluster(kubectl) else " ".join(kubectl.command)
@@ -245,7 +256,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/demo")]
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/demo"), str(ROOT / "tests/cluster")]
     from peftjob_testkit.kubectl import Kubectl, condition, helm_install
     from peftjob_testkit.waiting import wait_for
 

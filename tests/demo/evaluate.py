@@ -13,10 +13,13 @@ import hashlib
 import json
 import os
 import sys
+import warnings
 from collections import Counter
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # the base has no classifier of its own, and says so at length
+warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 class _NothingOfOurs:
@@ -60,7 +63,9 @@ def with_adapter(folder: Path, base: Path, texts: list[str]) -> list[str]:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     labels = json.loads((folder / "labels.json").read_text())
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=len(labels), dtype=torch.float32)
     model = PeftModel.from_pretrained(model, folder).eval()

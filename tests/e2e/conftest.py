@@ -19,18 +19,19 @@ from peftjob_testkit.waiting import wait_for
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests/demo"))
 SYSTEM = "peftjob-system"
-IMAGES = {
+VALUES = {
     "operator.image.repository": "localhost/peftjob-operator",
     "operator.image.tag": "dev",
     "trainer.image.repository": "localhost/peftjob-trainer",
     "trainer.image.tag": "dev",
+    "operator.nodeSelector.kubernetes\\.io/hostname": "n1",  # the tests make the other node vanish
 }
 
 
 @pytest.fixture(scope="session")
 def installed() -> Kubectl:
     """Install the operator as a user does; return kubectl in its namespace."""
-    helm_install([str(ROOT / ".cluster/bin/helm")], ROOT / "charts/peftjob-operator", SYSTEM, IMAGES)
+    helm_install([str(ROOT / ".cluster/bin/helm")], ROOT / "charts/peftjob-operator", SYSTEM, VALUES)
     return Kubectl(SYSTEM)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,12 +10,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from peftjob_cluster import network
+from peftjob_cluster.paths import Layout
 from peftjob_testkit.cluster import Cluster
 from peftjob_testkit.kubectl import Kubectl, Object
 from peftjob_testkit.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BACK_WITHIN = 180.0
+LOST = "n2"
+PREFER_LOST = {
+    "nodeAffinity": {
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            {
+                "weight": 100,
+                "preference": {
+                    "matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [LOST]}]
+                },
+            }
+        ]
+    }
+}
+WORKERS = {"nodes": 1, "processesPerNode": 1, "podTemplate": {"spec": {"affinity": PREFER_LOST}}}
 
 
 def node(verb: str, name: str) -> None:
@@ -23,12 +40,17 @@ def node(verb: str, name: str) -> None:
     subprocess.run([sys.executable, "-m", "peftjob_cluster", "node", verb, name], env=env, check=True)
 
 
+def plug_in(name: str) -> None:
+    """Bring a node's network back, but not its kubelet: what runs there goes on, and nobody tells it to end."""
+    network.set_link(Layout.default(), next(n for n in network.NODES if n.name == name), up=True)
+
+
 @pytest.fixture
 def restored(cluster: Cluster) -> Iterator[None]:
     """Bring the node back, whatever the test did, and wait until it is Ready."""
     yield
-    node("restore", "n2")
-    cluster.kubectl.run("wait", "--for=condition=Ready", "node/n2", "--timeout=120s", timeout=130)
+    node("restore", LOST)
+    cluster.kubectl.run("wait", "--for=condition=Ready", f"node/{LOST}", "--timeout=120s", timeout=130)
 
 
 def step(job: Object) -> int:
@@ -36,35 +58,39 @@ def step(job: Object) -> int:
     return int(job.get("status", {}).get("progress", {}).get("step") or 0)
 
 
-def test_back_at_training_on_the_other_node(cluster: Cluster, small_job: Callable[..., Object], restored: None) -> None:
-    """One worker, on the node that vanishes: its successor runs on the node that is left."""
-    training = {"maxSteps": 100000, "batchSize": 16, "precision": "FP32"}
-    workers = {
-        "nodes": 1,
-        "processesPerNode": 1,
-        "podTemplate": {
-            "spec": {
-                "affinity": {
-                    "nodeAffinity": {
-                        "preferredDuringSchedulingIgnoredDuringExecution": [
-                            {
-                                "weight": 100,
-                                "preference": {
-                                    "matchExpressions": [
-                                        {"key": "kubernetes.io/hostname", "operator": "In", "values": ["n2"]}
-                                    ]
-                                },
-                            }
-                        ]
-                    }
-                }
-            }
-        },
-    }
-    name = cluster.submit(small_job("lost", training=training, workers=workers))
+def processes_of(pod_uid: str) -> list[int]:
+    """Return the processes of a worker pod on this machine, by what the operator put into their environment."""
+    mark = f"PEFTJOB_GANG={pod_uid}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def log_of(namespace: str, pod: str) -> str:
+    """Return what a container of a pod wrote, from its node's disk: the API server knows the pod no more."""
+    files = sorted((ROOT / ".cluster/run").glob(f"{LOST}/pods/{namespace}_{pod}_*/trainer/*.log"))
+    return "".join(file.read_text(errors="replace") for file in files)
+
+
+def test_back_at_training_and_the_superseded_gang_publishes_nothing(
+    cluster: Cluster, small_job: Callable[..., Object], restored: None
+) -> None:
+    """The lost worker is frozen, comes back after its successor published, and finishes its training."""
+    training = {"maxSteps": 1500, "batchSize": 16, "precision": "FP32"}
+    name = cluster.submit(small_job("lost", training=training, workers=WORKERS))
     cluster.kubectl.wait_job(name, "training", lambda job: step(job) > 0, timeout=240)
-    assert cluster.node_names(name) == ["n2"]
-    node("kill", "n2")
+    assert cluster.node_names(name) == [LOST]
+    (pod,) = cluster.kubectl.list("pods", f"peftjob.io/job-name={name}")
+    frozen = processes_of(pod["metadata"]["uid"])
+    assert frozen
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    node("kill", LOST)
     lost_at = time.monotonic()
     job = cluster.kubectl.wait_job(
         name,
@@ -75,41 +101,52 @@ def test_back_at_training_on_the_other_node(cluster: Cluster, small_job: Callabl
     print(f"back at training after {time.monotonic() - lost_at:.0f} s")
     assert job["status"]["disruptions"] == 1
     assert job["status"].get("restarts", 0) == 0
+    job = cluster.kubectl.wait_state(name, "Succeeded", timeout=300)
+    bucket, _, prefix = job["status"]["adapter"]["uri"].removeprefix("s3://").partition("/")
+    assert json.loads(cluster.store.get(bucket, f"{prefix}/manifest.json"))["attempt"] == 2
+    before = cluster.store.digest(bucket, prefix)
 
-    node("restore", "n2")  # the superseded worker's network is back; what it does now must not matter
-    cluster.kubectl.delete("peftjob", name, wait=True)
-    wait_for("pods to be gone", lambda: not cluster.kubectl.list("pods", f"peftjob.io/job-name={name}") or None, 180)
+    plug_in(LOST)
+    for pid in frozen:
+        os.kill(pid, signal.SIGCONT)
+    said = wait_for(
+        "the superseded gang to say so",
+        lambda: (text := log_of(cluster.kubectl.namespace, pod["metadata"]["name"])) and "Superseded" in text and text,
+        timeout=300,
+        explain=lambda: log_of(cluster.kubectl.namespace, pod["metadata"]["name"])[-3000:],
+    )
+    assert "publishes nothing" in said
+    assert cluster.store.digest(bucket, prefix) == before
 
 
 def test_a_result_that_vanished_with_its_node_is_found(
-    cluster: Cluster, small_job: Callable[..., Object], installed: Kubectl
+    cluster: Cluster, small_job: Callable[..., Object], installed: Kubectl, restored: None
 ) -> None:
-    """The operator is away while the job finishes and its pods are deleted; then it reads the result from the store."""
-    name = cluster.submit(small_job("vanished", nodes=1))
+    """The operator is away while the job finishes and its node vanishes; then it reads the result from the store."""
+    name = cluster.submit(small_job("vanished", workers=WORKERS))
     cluster.kubectl.wait_job(name, "its Job", lambda job: job.get("status", {}).get("attempt") == 1, timeout=60)
     scale(installed, 0)
     try:
+        wait_for("the child Job to complete", lambda: is_complete(cluster, name) or None, 240)
+        node("kill", LOST)
         wait_for(
-            "the child Job to complete",
-            lambda: (
-                [
-                    c
-                    for j in cluster.kubectl.list("jobs", f"peftjob.io/job-name={name}")
-                    for c in j["status"].get("conditions", [])
-                    if c["type"] == "Complete"
-                ]
-                or None
-            ),
-            240,
+            "the lost node's pods to be collected",
+            lambda: not cluster.kubectl.list("pods", f"peftjob.io/job-name={name}") or None,
+            BACK_WITHIN,
         )
-        cluster.kubectl.run("delete", "pods", "-l", f"peftjob.io/job-name={name}", "--grace-period=0", "--force")
     finally:
         scale(installed, 1)
-    job = cluster.kubectl.wait_state(name, "Succeeded", timeout=180)
+    job = cluster.kubectl.wait_state(name, "Succeeded", timeout=BACK_WITHIN)
     assert job["status"]["attempt"] == 2
     bucket, _, prefix = job["status"]["adapter"]["uri"].removeprefix("s3://").partition("/")
     manifest = json.loads(cluster.store.get(bucket, f"{prefix}/manifest.json"))
     assert manifest["attempt"] == 1, "the second gang must report the first one's result, not train again"
+
+
+def is_complete(cluster: Cluster, name: str) -> bool:
+    """Say whether a PeftJob's child Job has completed."""
+    jobs = cluster.kubectl.list("jobs", f"peftjob.io/job-name={name}")
+    return any(c["type"] == "Complete" for job in jobs for c in job["status"].get("conditions", []))
 
 
 def scale(system: Kubectl, replicas: int) -> None:

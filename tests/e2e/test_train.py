@@ -54,6 +54,14 @@ def test_the_frozen_base_was_sharded(trained: Object) -> None:
     assert whole / 2 <= plan["baseBytesPerRank"] <= 0.55 * whole
 
 
+def test_no_rank_held_more_than_its_share_and_two_blocks_at_any_moment(adapter: Path) -> None:
+    """At every boundary of a module of the third step, forward and backward, in real storage."""
+    held = json.loads((adapter / "metrics.json").read_text())["baseBytes"]
+    assert held["partition"] <= 0.55 * held["whole"]
+    assert held["partition"] < held["peak"] <= 0.55 * held["whole"] + 2 * held["largestBlock"]
+    assert held["largestBlock"] < 0.55 * held["whole"]
+
+
 def test_status_names_the_manifest_and_the_manifest_names_every_file(trained: Object, adapter: Path) -> None:
     manifest = (adapter / "manifest.json").read_bytes()
     assert hashlib.sha256(manifest).hexdigest() == trained["status"]["adapter"]["sha256"]

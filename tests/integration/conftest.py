@@ -7,6 +7,7 @@ import pytest
 from peftjob_cluster.control_plane import ControlPlane
 from peftjob_testkit.chart import tool
 from peftjob_testkit.kubectl import Kubectl
+from peftjob_testkit.operator import wait_for_crd
 
 CRD = Path(__file__).resolve().parents[2] / "crds/peftjob.io_peftjobs.yaml"
 
@@ -17,7 +18,7 @@ def api_server() -> Iterator[ControlPlane]:
     with ControlPlane(controller_manager=True) as plane:
         # Client-side, as a user would: it stores the whole CRD in an annotation, which is limited to 256 KiB.
         plane.kubectl("apply", "-f", CRD)
-        plane.kubectl("wait", "--for=condition=Established", "crd/peftjobs.peftjob.io", "--timeout=30s")
+        wait_for_crd(plane)
         yield plane
 
 

@@ -5,6 +5,7 @@ in the same order; loss, accumulation, clipping, schedule and optimiser are the 
 """
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
 )
 
@@ -66,16 +66,6 @@ class Reference(Trainer):
         return loss
 
 
-class FirstGradients(TrainerCallback):
-    """Keeps the gradients of the first step, before clipping."""
-
-    def __init__(self) -> None:
-        self.gradients: dict[str, torch.Tensor] = {}
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        self.model = model
-
-
 def reference(body: dict[str, Any], initial: dict[str, torch.Tensor], folder: Path) -> list[float]:
     """Return the losses of the steps."""
     spec = PeftJob.model_validate(body).spec
@@ -109,7 +99,7 @@ def reference(body: dict[str, Any], initial: dict[str, torch.Tensor], folder: Pa
         max_steps=training.max_steps or -1,
         learning_rate=training.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=-(-int(training.warmup_ratio * (training.max_steps or 0) * 1000) // 1000),
+        warmup_steps=math.ceil(training.warmup_ratio * (training.max_steps or 0)),
         weight_decay=0.0,
         max_grad_norm=training.max_grad_norm,
         logging_strategy="no",

@@ -1,6 +1,7 @@
 """The operator as a process on a loopback control plane, with no more rights than the chart gives it."""
 
 import os
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -14,6 +15,7 @@ from peftjob_cluster.control_plane import ControlPlane
 from peftjob_cluster.shell import ClusterError
 
 from .chart import CHART, NAMESPACE, RELEASE, tool
+from .waiting import wait_for
 
 OPERATOR_USER = f"system:serviceaccount:{NAMESPACE}:{RELEASE}"
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,6 +55,10 @@ class Operator:
         """Kill it as a node's failure would."""
         self._children.stop_all()
 
+    def send(self, sig: signal.Signals) -> None:
+        """Send it a signal, such as SIGSTOP."""
+        os.kill(self._children.pid(_NAME), sig)
+
     def log(self, lines: int = 60) -> str:
         """Return the end of its log."""
         return self._children.tail(_NAME, lines)
@@ -62,6 +68,18 @@ class Operator:
         text = Path(f"/proc/{self._children.pid(_NAME)}/status").read_text()
         line = next(line for line in text.splitlines() if line.startswith("VmRSS:"))
         return int(line.split()[1]) / 1024
+
+
+def wait_for_crd(plane: ControlPlane) -> None:
+    """Wait until the API server serves PeftJobs; `kubectl wait` fails where there is no condition at all yet."""
+
+    def serves() -> bool:
+        try:
+            return "items" in plane.api.get("/apis/peftjob.io/v1alpha1/peftjobs")
+        except ClusterError:
+            return False
+
+    wait_for("the CRD", serves, 30, 0.1)
 
 
 @contextmanager
@@ -76,7 +94,7 @@ def install_operator(plane: ControlPlane) -> Iterator[Operator]:
         text=True,
     ).stdout
     plane.kubectl("apply", "-f", "-", stdin=rendered)
-    plane.kubectl("wait", "--for=condition=Established", "crd/peftjobs.peftjob.io", "--timeout=30s")
+    wait_for_crd(plane)
     operator = Operator(plane)
     operator.start()
     try:

@@ -10,10 +10,10 @@ from peftjob_api import Reason
 
 from .exits import TrainerError
 
-_LOST_PEER_TYPES = {"DistBackendError", "DistNetworkError", "DistStoreError", "DistQueueEmptyError"}
+_LOST_PEER_TYPES = {"DistNetworkError", "DistStoreError"}
 _LOST_PEER = re.compile(
-    r"gloo|nccl(?!.*(unhandled cuda|invalid (argument|usage)))|connection (closed|reset|refused) by peer|broken pipe|"
-    r"connection reset|socket timeout|timed out waiting",
+    r"connection (closed|reset|refused)|broken pipe|time(d )?out|pair closure|connectFullMesh|remote process exited|"
+    r"nccl(Remote|System)Error|communicator was aborted",
     re.IGNORECASE,
 )
 _OUT_OF_MEMORY = re.compile(
@@ -38,7 +38,7 @@ def explain(error: BaseException) -> TrainerError:
             f"memory ran out ({text or name}): lower spec.training.microBatchSize or spec.dataset.maxLength, set "
             f"gradientCheckpointing, use more workers.nodes, or give the pods more memory",
         )
-    if name in _LOST_PEER_TYPES or (_is_runtime(error) and _LOST_PEER.search(text)):
+    if name in _LOST_PEER_TYPES or (_is_runtime(error) and _LOST_PEER.search(str(error))):
         return TrainerError(Reason.LOST_PEER, f"lost the connection to another rank, which tells the cause ({text})")
     return TrainerError(Reason.INTERNAL_ERROR, f"{name}: {text}: the traceback is in the log")
 

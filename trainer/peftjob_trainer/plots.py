@@ -54,7 +54,8 @@ def draw(plot: Plot) -> str:
             x, y = [p[0] for p in points], [p[1] for p in points]
             if curve.style != "noisy" or len(points) < SMOOTH_FROM:
                 marker = "o" if curve.style == "marked" or len(points) == 1 else ""
-                axes.plot(x, y, color=colour, label=curve.name, linewidth=1.4, marker=marker, markersize=3.5)
+                width = 1.4 if len(points) > 1 else 0  # in the legend, too
+                axes.plot(x, y, color=colour, label=curve.name, linewidth=width, marker=marker, markersize=3.5)
             else:
                 axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.35)
                 axes.plot(x, smooth(y), color=colour, label=curve.name, linewidth=1.4)

@@ -65,6 +65,7 @@ def environment(layout: Layout, rank: int, threads: int, *, on_cpu: bool, base: 
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # a stack trace for each try to reach rank 0, which may start later
     }
     return {**defaults, **base, **ours}
 

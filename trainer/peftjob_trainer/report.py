@@ -137,8 +137,13 @@ def tables(run: RunConfig, plan: PlanInfo, history: History, metrics: dict[str, 
         how += [("Median step", f"{seconds:.3f} s"), ("Median throughput", f"{tokens:,.0f} tokens/s")]
     splits = [name for name in ("train", "validation", "test") if metrics.get(name)]
     names = list(dict.fromkeys(key for split in splits for key in metrics[split]))
+    titles = {"train": "train, last step"}  # one batch: not to be held against the others
     results = [
-        [split, *("" if (v := metrics[split].get(name)) is None else f"{v:.4f}" for name in names)] for split in splits
+        [
+            titles.get(split, split),
+            *("" if (v := metrics[split].get(name)) is None else f"{v:.4f}" for name in names),
+        ]
+        for split in splits
     ]
     return [Table("Results", results, ["", *names]), Table("What", what), Table("How", how)]
 
@@ -146,8 +151,8 @@ def tables(run: RunConfig, plan: PlanInfo, history: History, metrics: dict[str, 
 def _alive(base: BaseBytes) -> str:
     mib = 2**20
     return (
-        f"at most {base.peak / mib:,.1f} of {base.whole / mib:,.1f} MiB at any module's boundary; "
-        f"the largest block has {base.largest_block / mib:,.1f} MiB"
+        f"at most {base.peak / mib:,.1f} MiB: the rank's share and what was gathered; the largest block has "
+        f"{base.largest_block / mib:,.1f} MiB, the whole base {base.whole / mib:,.1f} MiB"
     )
 
 
@@ -161,7 +166,7 @@ def duration(seconds: float) -> str:
 
 
 def plots(history: History) -> list[Plot]:
-    """Return the report's plots; those without a single point are left out."""
+    """Return the report's plots; those without a point, and metrics of one evaluation only, are left out."""
 
     def of_steps(name: str, field: str) -> Curve:
         points = [(float(s.step), float(getattr(s, field))) for s in history.steps]
@@ -174,9 +179,12 @@ def plots(history: History) -> list[Plot]:
         return Curve(split if metric == "loss" else f"{metric}, {split}", points, "marked")
 
     others = list(dict.fromkeys(key for record in history.evaluations for key in record.metrics if key != "loss"))
+    evaluated = [of_evaluations(split, metric) for metric in others for split in ("validation", "test")]
+    if all(len(curve.points) < 2 for curve in evaluated):
+        evaluated = []  # the table of results says it better
     drawn = [
         Plot("Loss", [of_steps("train", "loss"), *(of_evaluations(s, "loss") for s in ("validation", "test"))]),
-        Plot("Evaluation", [of_evaluations(split, metric) for metric in others for split in ("validation", "test")]),
+        Plot("Evaluation", evaluated),
         Plot("Learning rate", [of_steps("learning rate", "learning_rate")]),
         Plot("Throughput, tokens/s", [of_steps("tokens/s", "tokens_per_second")]),
         Plot("Gradient norm", [of_steps("gradient norm", "grad_norm")]),

@@ -25,6 +25,7 @@ from .order import DEFAULT_MICRO_BATCH, deal, global_batch, length_of
 from .progress import Progress
 from .schedule import learning_rate
 from .sharding import Sharded, measured
+from .stopping import Patience, evaluates_after
 
 MEASURED_STEP: Final = 3
 """By then whatever is going to stay gathered has been."""
@@ -126,14 +127,6 @@ def check_finite(step: int, loss: float, norm: float) -> None:
     )
 
 
-def evaluates_after(spec: PeftJobSpec, step: int, steps_per_epoch: int, total_steps: int) -> bool:
-    """Tell whether the validation data is evaluated after a step: each epoch or N steps, and after the last one."""
-    if spec.dataset.validation is None:
-        return False
-    every = (spec.training.evaluation.every_steps if spec.training.evaluation else None) or steps_per_epoch
-    return step % every == 0 or step == total_steps
-
-
 def evaluate_split(run: Run, history: History, split: str) -> EvalRecord:
     """Evaluate validation or test data with the model as it is, and record it."""
     chosen = run.splits.validation if split == "validation" else run.splits.test
@@ -169,25 +162,3 @@ class Best:
         """Put it back; without any evaluation, the last step's adapter stays."""
         if self._snapshot is not None:
             sharded.restore(self._snapshot)
-
-
-class Patience:
-    """Counts evaluations in a row without improvement, for `training.earlyStopping`."""
-
-    def __init__(self, spec: PeftJobSpec) -> None:
-        self._metric = deciding_metric(spec)
-        self._rule = spec.training.early_stopping
-        self._best: float | None = None
-        self._in_vain = 0
-
-    def is_over(self, record: EvalRecord) -> bool:
-        """Count an evaluation; tell whether training stops."""
-        if self._rule is None:
-            return False
-        value = record.metrics[METRIC_KEYS[self._metric]]
-        handicap = self._rule.min_delta if self._metric == "Loss" else -self._rule.min_delta
-        if is_better(self._metric, value + handicap, self._best):
-            self._best, self._in_vain = value, 0
-        else:
-            self._in_vain += 1
-        return self._in_vain >= self._rule.patience

@@ -5,7 +5,7 @@ list against peftjob_operator.settings. No wildcard, and no Secrets: the operato
 {{- define "peftjob-operator.namespacedRules" -}}
 - apiGroups: [peftjob.io]
   resources: [peftjobs]
-  verbs: [get, list, watch, delete]
+  verbs: [list, watch, delete]
 - apiGroups: [peftjob.io]
   resources: [peftjobs/status]
   verbs: [patch]
@@ -14,7 +14,7 @@ list against peftjob_operator.settings. No wildcard, and no Secrets: the operato
   verbs: [get, list, watch, create, delete]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, delete]
+  verbs: [list, watch, delete]
 - apiGroups: [""]
   resources: [pods/log]
   verbs: [get]
@@ -24,11 +24,4 @@ list against peftjob_operator.settings. No wildcard, and no Secrets: the operato
 - apiGroups: [""]
   resources: [events]
   verbs: [list, create]
-{{- end }}
-
-{{/* What it needs to know about the cluster: whether the node of a silent pod is still there. */}}
-{{- define "peftjob-operator.clusterRules" -}}
-- apiGroups: [""]
-  resources: [nodes]
-  verbs: [get]
 {{- end }}

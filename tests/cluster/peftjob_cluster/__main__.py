@@ -25,23 +25,28 @@ def parser() -> argparse.ArgumentParser:
     one = verbs.add_parser("down", help="take the cluster away")
     one.add_argument("--all", action="store_true", help="also its images and logs")
     verbs.add_parser("check-clean", help="list what a cluster left on this machine; exit 1 if there is anything")
-    one = verbs.add_parser("exec-ns", help="run a command in the control plane's network, with KUBECONFIG set")
-    one.add_argument("command", nargs="+", metavar="CMD")
+    verbs.add_parser(
+        "exec-ns", help="run a command in the control plane's network, with KUBECONFIG set: exec-ns -- CMD"
+    )
     one = verbs.add_parser("node", help="cut a node off, or bring it back")
     one.add_argument("action", choices=["kill", "restore"])
     one.add_argument("name", choices=[node.name for node in NODES])
-    verbs.add_parser("kubectl", help="run kubectl as the administrator", add_help=False, prefix_chars="\0")
+    verbs.add_parser("kubectl", help="run kubectl as the administrator: kubectl get pods -A")
     return top
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one verb and return the exit code."""
-    args, rest = parser().parse_known_args(arguments)
-    if rest and args.verb != "kubectl":
-        parser().error(f"unrecognized arguments: {' '.join(rest)}")
     layout = Layout.default()
+    if arguments[:1] == ["kubectl"]:
+        return execute(layout, list(arguments))
+    if arguments[:1] == ["exec-ns"] and len(arguments) > (2 if arguments[1:2] == ["--"] else 1):
+        return execute(layout, list(arguments[2 if arguments[1] == "--" else 1 :]))
+    args = parser().parse_args(arguments)
     match args.verb:
         case "tools":
+            if not args.only:
+                lifecycle.require_machine(layout)
             tools.tools(layout, only_apiserver=args.only == "apiserver")
         case "images":
             lifecycle.require_machine(layout)
@@ -54,12 +59,10 @@ def main(arguments: Sequence[str]) -> int:
         case "check-clean":
             return report(residue.find(layout))
         case "exec-ns":
-            return execute(layout, args.command)
+            parser().error("exec-ns: a command is missing")
         case "node":
             with lifecycle.locked(layout):
                 (lifecycle.kill_node if args.action == "kill" else lifecycle.restore_node)(layout, args.name)
-        case "kubectl":
-            return execute(layout, ["kubectl", *rest])
     return 0
 
 
@@ -72,7 +75,7 @@ def report(lines: list[str]) -> int:
 def execute(layout: Layout, command: list[str]) -> int:
     """Become a command inside the cluster's network; its exit code is ours."""
     argv, environment = lifecycle.inside(layout, command)
-    os.execvpe(argv[0], argv, environment)  # noqa: S606
+    os.execvpe(argv[0], argv, environment)
 
 
 if __name__ == "__main__":

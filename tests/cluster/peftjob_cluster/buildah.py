@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peftjob_cluster.daemons import marked
+from peftjob_cluster.layers import BuildahParts
 from peftjob_cluster.paths import Layout
 from peftjob_cluster.shell import ClusterError, run
 
@@ -58,10 +59,9 @@ class Buildah:
         except (ClusterError, IndexError):
             return None
 
-    def push(self, tag: str, folder: Path) -> None:
-        """Write an image into an OCI layout folder, uncompressed; layers that are in the folder are left alone."""
-        destination = f"oci:{folder}:{tag.rpartition(':')[2]}"
-        self.run("push", "--signature-policy", self._policy(), "--disable-compression", "--quiet", tag, destination)
+    def parts(self, image: str) -> BuildahParts:
+        """Return the parts of an image, by its id, for copying them out of the store."""
+        return BuildahParts(self.layout.images / "store", image)
 
     def remove(self, tag: str) -> None:
         """Remove an image, and every stage of earlier builds that no image stands on."""

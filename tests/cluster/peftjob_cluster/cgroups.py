@@ -34,9 +34,9 @@ def own_groups(memberships: str, mounts: str) -> list[Path]:
     groups = []
     for line in memberships.splitlines():
         _, controllers, path = line.split(":", 2)
-        place = mounted.get(controllers.partition(",")[0])
-        if place is not None:
-            groups.append(place / path.lstrip("/"))
+        root = mounted.get(controllers.partition(",")[0])
+        if root is not None:
+            groups.append(root / path.lstrip("/"))
     return groups
 
 

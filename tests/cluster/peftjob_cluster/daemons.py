@@ -69,16 +69,16 @@ class Daemons:
         self._records.mkdir(parents=True, exist_ok=True)
         self.layout.log.mkdir(parents=True, exist_ok=True)
         record = self._records / name
-        how = {"argv": [str(part) for part in argv], "host": host, "env": dict(env or {})}
+        command = [str(part) for part in argv]
         self._pid_file(name).unlink(missing_ok=True)
-        record.with_suffix(".json").write_text(json.dumps(how))
+        record.with_suffix(".json").write_text(json.dumps({"argv": command, "host": host, "env": dict(env or {})}))
         clean = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
-        mounts = [f"--mount=/proc/{mounts_of}/ns/mnt"] if mounts_of else []
-        network = f"--net=/run/netns/{self.layout.namespace(host)}"
+        enter = ["nsenter", f"--net=/run/netns/{self.layout.namespace(host)}"]
+        enter += [f"--mount=/proc/{mounts_of}/ns/mnt"] if mounts_of else []
+        shell = ["sh", "-c", RECORD_AND_EXEC, "sh", str(record), " ".join(map(str, groups))]
         with self.log_file(name).open("ab") as log:
             subprocess.Popen(
-                ["sh", "-c", RECORD_AND_EXEC, "sh", record, " ".join(map(str, groups)), "nsenter", network]
-                + [*mounts, *argv],
+                [*shell, *enter, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -129,7 +129,8 @@ class Daemons:
 
     def tail(self, name: str, lines: int = 5) -> str:
         """Return the last lines of a program's log."""
-        return "\n".join(self.log_file(name).read_text(errors="replace").splitlines()[-lines:])
+        last = self.log_file(name).read_text(errors="replace").splitlines()[-lines:]
+        return "\n".join(line[:300] for line in last)
 
     def _pid_file(self, name: str) -> Path:
         return self._records / f"{name}.pid"

@@ -78,7 +78,7 @@ def images(layout: Layout) -> None:
         with template.serving(layout) as store:
             for tag, image in missing.items():
                 say(f"storing {tag}")
-                store.add(buildah, tag, image)
+                store.add(tag, image, buildah.parts(image))
 
 
 def ensure_base(buildah: Buildah) -> None:

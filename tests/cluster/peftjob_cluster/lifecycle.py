@@ -27,7 +27,7 @@ from peftjob_cluster.images import PAUSE, S3
 from peftjob_cluster.kube import Api
 from peftjob_cluster.network import CONTROL_PLANE, CONTROL_PLANE_IP, NODES
 from peftjob_cluster.node import HIDDEN, NodeHost, proxy_command, proxy_config
-from peftjob_cluster.paths import STATE_VARIABLE, Layout, repository
+from peftjob_cluster.paths import STATE_VARIABLE, Layout
 from peftjob_cluster.pki import Authority, Identity
 from peftjob_cluster.shell import ClusterError, say
 from peftjob_cluster.tools import ALTERNATIVE, missing_packages
@@ -55,8 +55,8 @@ def require_machine(layout: Layout) -> None:
     """Raise, with the other way to go, where this machine or this place cannot hold the cluster."""
     if os.geteuid() != 0:
         raise ClusterError(f"The embedded cluster needs root: it makes network namespaces and mounts.\n{ALTERNATIVE}")
-    if not shutil.which("apt-get"):
-        raise ClusterError(f"The embedded cluster needs Debian's packages and apt-get.\n{ALTERNATIVE}")
+    if not shutil.which("apt-get") or not Path("/etc/debian_version").exists():
+        raise ClusterError(f"The embedded cluster needs Debian and its packages.\n{ALTERNATIVE}")
     hidden = [folder for folder in HIDDEN if layout.root.is_relative_to(folder)]
     if hidden or len(str(layout.root)) > LONGEST_ROOT:
         raise ClusterError(
@@ -82,7 +82,7 @@ def up(layout: Layout) -> None:
         if is_whole(layout):
             try:
                 mended = mend(layout)
-            except ClusterError as error:
+            except (ClusterError, OSError, ValueError) as error:
                 say(f"the cluster that is there cannot be mended, so it is made anew: {error}")
             else:
                 say(f"the cluster is up{': ' + ', '.join(mended) if mended else ''}")
@@ -160,8 +160,10 @@ def start_api_server(layout: Layout, authority: Authority) -> Api:
     authority.kubeconfig(layout.kubeconfig, AT.api_url, admin)
     policy = layout.run / "audit-policy.yaml"
     policy.write_text(components.AUDIT_POLICY)
-    logs = {"audit_log": layout.log / "audit.log", "audit_policy": policy}
-    command = components.apiserver(layout.bin, AT, authority, serving, admin, **logs, nodes=True)
+    audit_log = layout.log / "audit.log"
+    command = components.apiserver(
+        layout.bin, AT, authority, serving, admin, audit_log=audit_log, audit_policy=policy, nodes=True
+    )
     daemons.start(API_SERVER, command, host=CONTROL_PLANE)
     api = administrator(layout)
     daemons.wait("the API server", api.ready, 60)
@@ -215,26 +217,38 @@ def mend(layout: Layout) -> list[str]:
     network.join(layout, CONTROL_PLANE)
     daemons = Daemons(layout)
     api = administrator(layout)
-    done = []
-    for name in CONTROL_PLANE_PROGRAMS:
-        if daemons.pid(name) is None:
-            daemons.restart(name)
-            done.append(f"started {name}")
-        if name == API_SERVER:
-            daemons.wait("the API server", api.ready, 60)
-    for node in NODES:
-        host = NodeHost(layout, node)
+    hosts = [NodeHost(layout, node) for node in NODES]
+    for host in hosts:
         if not host.is_whole():
-            raise ClusterError(f"{node.name} has lost its mount namespace")
-        if not network.link_is_up(layout, node):
-            network.set_link(layout, node, up=True)
-            done.append(f"plugged {node.name} in")
+            raise ClusterError(f"{host.name} has lost its mount namespace")
+    done = [f"started {name}" for name in CONTROL_PLANE_PROGRAMS if daemons.pid(name) is None]
+    for line in done:
+        daemons.restart(line.removeprefix("started "))
+    new: set[str] = set()
+    for host in hosts:
+        if not network.link_is_up(layout, host.node):
+            network.set_link(layout, host.node, up=True)
+            done.append(f"plugged {host.name} in")
         done += [f"started {name}" for name in host.mend()]
-        new = host.sync_images()
-        done += [f"brought {tag} to {node.name}" for tag in new]
+        new.update(host.sync_images())
+    daemons.wait("the API server", api.ready, 60)
+    done += [f"brought {tag} to the nodes" for tag in sorted(new)]
     wait_until_healthy(layout, api)
+    done += [f"replaced {pod}" for pod in replace_pods(api, new)]
     daemons.wait("DNS and S3", services.s3_answers, 60)
     return done
+
+
+def replace_pods(api: Api, images: set[str]) -> list[str]:
+    """Delete the pods of Deployments that run an earlier build of an image; a Job's pods are left to their Job."""
+    deleted = []
+    for pod in api.get("/api/v1/pods")["items"] if images else []:
+        meta = pod["metadata"]
+        owners = {owner["kind"] for owner in meta.get("ownerReferences", [])}
+        if "ReplicaSet" in owners and images & {container["image"] for container in pod["spec"]["containers"]}:
+            api.request("DELETE", f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}")
+            deleted.append(meta["name"])
+    return deleted
 
 
 def kill_node(layout: Layout, name: str) -> None:

@@ -17,6 +17,7 @@ from peftjob_cluster.shell import ClusterError, run, succeeds
 CONTROL_PLANE = "cp"
 CONTROL_PLANE_IP = "10.99.0.10"
 CLONE_NEWNET = 0x40000000
+NAMES = Path("/run/netns")  # where `ip netns` keeps its names
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ NODES = (Node("n1", "10.99.0.11", "10.244.1.0/24"), Node("n2", "10.99.0.12", "10
 def create(layout: Layout) -> None:
     """Make the namespaces, cables and routes; none of them may exist."""
     cp = layout.namespace(CONTROL_PLANE)
+    if not is_mounted(NAMES, Path("/proc/self/mountinfo").read_text()):
+        mark(layout).touch()
     for host in (CONTROL_PLANE, *(node.name for node in NODES)):
         name = layout.namespace(host)
         run(["ip", "netns", "add", name])
@@ -68,7 +71,7 @@ def enter(layout: Layout, host: str) -> list[str]:
 
     Not ``ip netns exec``: that remounts /sys, and then neither kubelet nor runc finds the cgroups.
     """
-    return ["nsenter", f"--net=/run/netns/{layout.namespace(host)}"]
+    return ["nsenter", f"--net={NAMES}/{layout.namespace(host)}"]
 
 
 def set_link(layout: Layout, node: Node, *, up: bool) -> None:
@@ -85,7 +88,7 @@ def link_is_up(layout: Layout, node: Node) -> bool:
 def join(layout: Layout, host: str) -> None:
     """Move this very process into a host's namespace, so that it reaches the cluster's addresses."""
     library = ctypes.CDLL(None, use_errno=True)
-    with Path("/run/netns", layout.namespace(host)).open("rb") as namespace:
+    with (NAMES / layout.namespace(host)).open("rb") as namespace:
         if library.setns(namespace.fileno(), CLONE_NEWNET) != 0:
             raise ClusterError(f"entering {layout.namespace(host)}: {os.strerror(ctypes.get_errno())}")
 
@@ -93,8 +96,7 @@ def join(layout: Layout, host: str) -> None:
 def existing(layout: Layout) -> list[str]:
     """Return the names of our namespaces that exist."""
     ours = {layout.namespace(host) for host in (CONTROL_PLANE, *(node.name for node in NODES))}
-    folder = Path("/run/netns")
-    return sorted(path.name for path in folder.iterdir() if path.name in ours) if folder.exists() else []
+    return sorted(path.name for path in NAMES.iterdir() if path.name in ours) if NAMES.exists() else []
 
 
 def is_whole(layout: Layout) -> bool:
@@ -110,7 +112,19 @@ def remove(layout: Layout) -> None:
     for name in existing(layout):
         if not succeeds(["ip", "netns", "del", name]):
             # An `ip netns add` that was killed between making the file and mounting on it leaves a plain file.
-            Path("/run/netns", name).unlink(missing_ok=True)
+            (NAMES / name).unlink(missing_ok=True)
+    if mark(layout).exists() and not any(NAMES.iterdir()) and succeeds(["umount", NAMES]):
+        NAMES.rmdir()
+
+
+def mark(layout: Layout) -> Path:
+    """Return the file that says that the folder of names was not in use before: ``ip`` mounts it on itself."""
+    return layout.run / "first-namespaces"
+
+
+def is_mounted(point: Path, mountinfo: str) -> bool:
+    """Tell whether something is mounted at a place, even if it is the place itself."""
+    return any(line.split(" ")[4] == str(point) for line in mountinfo.splitlines())
 
 
 def ip(namespace: str, command: str) -> None:

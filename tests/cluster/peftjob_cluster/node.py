@@ -8,7 +8,6 @@ and the machine's /run, /var/lib, /var/log and kernel settings stay as they are.
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,7 +120,8 @@ class NodeHost:
         """Clone the images and start containerd."""
         template.Store(self.layout.template).clone_to(template.Store(self.layout.node(self.name)))
         daemons = Daemons(self.layout)
-        hold = ["unshare", "--mount", "--propagation", "private", "sh", "-c", HOLD, "sh", self.layout.bin / "pause"]
+        private = ["unshare", "--mount", "--propagation", "private"]
+        hold = [*private, "sh", "-c", HOLD, "sh", str(self.layout.bin / "pause")]
         mounts, containerd, *_ = self.programs
         daemons.start(mounts, hold, host=self.name, groups=cgroups.create(self.layout))
         daemons.wait(f"the mount namespace of {self.name}", self._held, 10)
@@ -142,7 +142,7 @@ class NodeHost:
         return self.socket.exists() and succeeds(["ctr", "-a", self.socket, "version"], timeout=5)
 
     def is_whole(self) -> bool:
-        """Tell whether the node can be mended; without its mount namespace's holder it has to start anew."""
+        """Tell whether the node can be mended: not without the process that holds its mount namespace."""
         return Daemons(self.layout).pid(self.programs[0]) is not None
 
     def mend(self) -> list[str]:
@@ -157,7 +157,10 @@ class NodeHost:
 
     def sync_images(self) -> list[str]:
         """Bring images that are new in the template into the running node; returns their tags."""
-        return template.Store(self.layout.node(self.name), self.socket).follow(template.Store(self.layout.template))
+        own, origin = template.Store(self.layout.node(self.name), self.socket), template.Store(self.layout.template)
+        if own.lineage() != origin.lineage():
+            raise ClusterError("all images were made anew")
+        return own.follow(origin)
 
     def kill_kubelet(self) -> None:
         """Kill kubelet, at once; containers run on."""
@@ -202,6 +205,8 @@ class NodeHost:
             "containerRuntimeEndpoint": f"unix://{self.socket}",
             "cgroupDriver": "cgroupfs",
             "cgroupsPerQOS": False,
+            # Without a control group of its own, a pod with a limit that is looked at twice makes this kubelet panic.
+            "featureGates": {"InPlacePodVerticalScaling": False},
             "enforceNodeAllocatable": [],
             "failCgroupV1": False,
             "failSwapOn": False,
@@ -239,8 +244,3 @@ def proxy_config(kubeconfig: Path) -> dict[str, object]:
         "healthzBindAddress": "127.0.0.1:10256",
         "metricsBindAddress": "127.0.0.1:10249",
     }
-
-
-def forget(layout: Layout, node: Node) -> None:
-    """Remove the folder of a node's life."""
-    shutil.rmtree(layout.run / node.name, ignore_errors=True)

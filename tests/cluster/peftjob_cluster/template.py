@@ -8,13 +8,10 @@ the node runs).
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 import subprocess
-import tarfile
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from peftjob_cluster.buildah import Buildah
 from peftjob_cluster.children import Children
+from peftjob_cluster.layers import ContentParts, Parts, write_image
 from peftjob_cluster.paths import Layout
 from peftjob_cluster.shell import ClusterError, run, succeeds
 
@@ -57,25 +54,18 @@ class Store:
         """Return a word that changes when the store is made anew; a clone has its origin's."""
         return str(self._index().get("lineage", ""))
 
-    def add(self, buildah: Buildah, tag: str, image: str) -> None:
-        """Copy an image out of buildah's store, and only those of its layers that are not here yet."""
-        with tempfile.TemporaryDirectory(dir=buildah.layout.images) as name:
-            blobs = Path(name) / "blobs" / "sha256"
-            blobs.mkdir(parents=True)
-            known = self._link_blobs(blobs)
-            buildah.push(tag, Path(name))
-            manifest = json.loads((Path(name) / "index.json").read_text())["manifests"][0]
-            self._import(lambda stream: write_image(blobs, manifest, tag, known, stream, consume=True))
-        self._note({tag: {"id": image, "manifest": json.dumps(manifest)}}, self.lineage() or str(uuid.uuid4()))
+    def add(self, tag: str, image: str, parts: Parts) -> None:
+        """Copy an image in, and only those of its layers that are not here yet."""
+        self._import(lambda stream: write_image(parts, tag, self._blobs(), stream))
+        entry = {"id": image, "manifest": json.dumps(parts.manifest)}
+        lineage = self.lineage() or str(uuid.uuid4())
+        self._write_index({**self._index(), "images": {**self.images(), tag: entry}, "lineage": lineage})
 
     def follow(self, origin: Store) -> list[str]:
         """Copy in what the origin has and this store has not; returns the tags. The origin's containerd may rest."""
         wanted = {tag: image for tag, image in origin.images().items() if self.images().get(tag) != image}
         for tag, image in wanted.items():
-            known = {path.name for path in (self.folder / "root" / CONTENT).iterdir()}
-            blobs, manifest = origin.folder / "root" / CONTENT, json.loads(image["manifest"])
-            self._import(lambda stream: write_image(blobs, manifest, tag, known, stream))  # noqa: B023
-            self._note({tag: image}, self.lineage())
+            self.add(tag, image["id"], ContentParts(origin.folder / "root" / CONTENT, json.loads(image["manifest"])))
         return list(wanted)
 
     def clone_to(self, node: Store) -> None:
@@ -104,21 +94,14 @@ class Store:
             shutil.copy2(source / database, target / database)
         node._write_index({**self._index(), "snapshots": sorted(wanted)})
 
-    def _link_blobs(self, folder: Path) -> set[str]:
-        known = set()
-        for blob in (self.folder / "root" / CONTENT).glob("*"):
-            os.link(blob, folder / blob.name)
-            known.add(blob.name)
-        return known
+    def _blobs(self) -> set[str]:
+        return {path.name for path in (self.folder / "root" / CONTENT).glob("*")}
 
     def _index(self) -> dict[str, Any]:
         try:
             return dict(json.loads((self.folder / "index.json").read_text()))
         except (OSError, ValueError):
             return {}
-
-    def _note(self, images: dict[str, dict[str, str]], lineage: str) -> None:
-        self._write_index({**self._index(), "images": {**self.images(), **images}, "lineage": lineage})
 
     def _write_index(self, index: dict[str, Any]) -> None:
         partial = self.folder / "index.json.partial"
@@ -156,33 +139,3 @@ def serving(layout: Layout) -> Iterator[Store]:
         yield Store(folder, socket)
     finally:
         children.stop("containerd-template")
-
-
-def write_image(
-    blobs: Path, manifest: dict[str, Any], tag: str, known: set[str], stream: IO[bytes], *, consume: bool = False
-) -> None:
-    """Write one image as an OCI layout in a tar, without the layers that are known to the receiver.
-
-    ``blobs`` is where the image's parts lie by their digests; with ``consume`` each is deleted once written.
-    """
-    index = {"schemaVersion": 2, "manifests": [{**manifest, "annotations": {"io.containerd.image.name": tag}}]}
-    layout = {"imageLayoutVersion": "1.0.0"}
-    parts = json.loads((blobs / hexadecimal(manifest)).read_text())
-    # The importer wants to see the manifest and the configuration whether it knows them or not.
-    names = [hexadecimal(layer) for layer in parts["layers"] if hexadecimal(layer) not in known]
-    names += [hexadecimal(parts["config"]), hexadecimal(manifest)]
-    with tarfile.open(fileobj=stream, mode="w|") as archive:
-        for name, content in (("oci-layout", layout), ("index.json", index)):
-            data = json.dumps(content).encode()
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-        for name in dict.fromkeys(names):
-            archive.add(blobs / name, f"blobs/sha256/{name}")
-            if consume:
-                (blobs / name).unlink()
-
-
-def hexadecimal(descriptor: dict[str, Any]) -> str:
-    """Return the digest in a descriptor without its algorithm."""
-    return str(descriptor["digest"]).partition(":")[2]

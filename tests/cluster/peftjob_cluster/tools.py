@@ -113,10 +113,10 @@ def build_module(module: str, programs: list[Program], bin_: Path) -> None:
     """Build some programs of one module in one go, and put them in place when all are there."""
     bin_.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=bin_) as folder:
+        build = ["go", "build", "-mod=readonly", "-trimpath", f"-ldflags={linker_flags(module)}"]
         try:
             subprocess.run(
-                [*niceness(), "go", "build", "-mod=readonly", "-trimpath", f"-ldflags={linker_flags(module)}", "-o"]
-                + [f"{folder}/", *(program.package for program in programs)],
+                [*niceness(), *build, "-o", f"{folder}/", *(program.package for program in programs)],
                 cwd=module_folder(module),
                 env={**os.environ, "CGO_ENABLED": "0"},
                 stdin=subprocess.DEVNULL,

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from peftjob_operator.settings import RIGHTS
 from peftjob_testkit.chart import Render
 
 Right = tuple[str, str, str]
@@ -50,7 +51,7 @@ def test_every_binding_binds_the_operators_account_to_the_operators_role(
     values: dict[str, Any], render: Render
 ) -> None:
     bindings = [o for o in render(values) if o["kind"] in ("RoleBinding", "ClusterRoleBinding")]
-    assert len(bindings) == 1 + len(values.get("watchNamespaces", []))
+    assert len(bindings) == len(values.get("watchNamespaces", ["the cluster"]))
     for binding in bindings:
         assert binding["roleRef"]["name"] == "peftjob-operator"
         assert binding["roleRef"]["kind"] == binding["kind"].removesuffix("Binding")
@@ -59,15 +60,16 @@ def test_every_binding_binds_the_operators_account_to_the_operators_role(
         ]
 
 
-def test_scoping_moves_rights_into_the_namespaces_and_changes_none(render: Render) -> None:
-    whole = {right for role in roles(render({}), "ClusterRole", "peftjob-operator") for right in rights(role["rules"])}
-    scoped = render({"watchNamespaces": ["a", "b"]})
-    in_namespaces = roles(scoped, "Role", "peftjob-operator")
-    assert [role["metadata"]["namespace"] for role in in_namespaces] == ["a", "b"]
-    cluster = {right for role in roles(scoped, "ClusterRole", "peftjob-operator") for right in rights(role["rules"])}
-    assert cluster == {("", "nodes", "get")}
-    for role in in_namespaces:
-        assert set(rights(role["rules"])) | cluster == whole
+@SCOPES
+def test_the_operator_may_do_what_its_code_does_and_nothing_else(values: dict[str, Any], render: Render) -> None:
+    objects = render(values)
+    scoped = bool(values)
+    found = roles(objects, "Role" if scoped else "ClusterRole", "peftjob-operator")
+    assert [role["metadata"].get("namespace") for role in found] == values.get("watchNamespaces", [None])
+    assert not roles(objects, "ClusterRole" if scoped else "Role", "peftjob-operator")
+    want = {(group, resource, verb) for (group, resource), verbs in RIGHTS.items() for verb in verbs}
+    for role in found:
+        assert set(rights(role["rules"])) == want
 
 
 def test_roles_of_users_extend_the_clusters_own(render: Render) -> None:

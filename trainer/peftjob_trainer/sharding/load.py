@@ -139,7 +139,9 @@ class Base:
             if name not in segments.missing:
                 stored.setdefault(id(parameter), name)
         for name, (places, parameter) in unique(model).items():
-            if parameter.is_meta:
+            if not parameter.is_meta:
+                parameter.data = parameter.data.to(self.device)  # initialised on the CPU, for the same numbers anywhere
+            else:
                 dtype = next((d for pattern, d in plan.items() if _matches(pattern, name)), parameter.dtype)
                 hollow = torch.full((1,), float("nan"), device=self.device).to(dtype).expand(parameter.shape)
                 replacement = torch.nn.Parameter(hollow, requires_grad=parameter.requires_grad)

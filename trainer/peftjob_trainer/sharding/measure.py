@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..history import BaseBytes
-from .zero3 import Sharded, whole_bytes
+from .zero3 import Sharded, blocks, whole_bytes
 
 
 class Measurement:
@@ -67,18 +67,7 @@ def measured(sharded: Sharded) -> Iterator[Measurement]:
 
 def largest_block(model: torch.nn.Module) -> int:
     """Return the bytes of the base in the largest repeated block, or module without children outside of those."""
-
-    def size(module: torch.nn.Module) -> int:
-        return sum(whole_bytes(p) for p in module.parameters() if not p.requires_grad)
-
-    def blocks(module: torch.nn.Module) -> Iterator[int]:
-        children = list(module.children())
-        if isinstance(module, torch.nn.ModuleList):
-            yield from (size(child) for child in children)
-        elif not children:
-            yield size(module)
-        else:
-            for child in children:
-                yield from blocks(child)
-
-    return max(blocks(model), default=0)
+    repeated = list(blocks(model))
+    inside = {id(module) for block in repeated for module in block.modules()}
+    others = [m for m in model.modules() if id(m) not in inside and next(m.children(), None) is None]
+    return max(sum(whole_bytes(p) for p in m.parameters() if not p.requires_grad) for m in [*repeated, *others])

@@ -1,0 +1,152 @@
+"""Does all training runs of `cases.py` once: on one rank, on two ranks, and by HF Trainer; and local launches.
+
+Importing the libraries takes longer than any of these runs, so each set of them shares its processes.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+sys.path[:0] = [str(HERE), str(ROOT / "tests/demo")]
+
+import cases  # noqa: E402 (after the path)
+
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join(str(ROOT / folder) for folder in ("crds", "trainer", "tests/numerics")),
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+Results = dict[str, dict[str, Any]]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def run_all(folder: Path, world: int) -> list[Results]:
+    """Do all runs with so many ranks; return what each rank wrote."""
+    import torch
+
+    master = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, str(HERE / "harness.py"), str(folder)]
+    ranks = []
+    for rank in range(world):
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "DS_ACCELERATOR": "cpu"}
+        environment = {**ENVIRONMENT, **master, **place}
+        with (folder / f"world-{world}-rank-{rank}.log").open("wb") as log:
+            ranks.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
+    try:
+        codes = [process.wait(timeout=400) for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    logs = [(folder / f"world-{world}-rank-{rank}.log").read_text()[-3000:] for rank in range(world)]
+    assert codes == [0] * world, "\n".join(logs)
+    return [torch.load(folder / f"world-{world}-rank-{rank}.pt") for rank in range(world)]
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with models, data and the jobs of `cases.py`."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "cases.json").write_text(json.dumps(cases.write(folder)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def one(runs: Path) -> Results:
+    """All runs on one rank."""
+    return run_all(runs, 1)[0]
+
+
+@pytest.fixture(scope="session")
+def two(runs: Path) -> list[Results]:
+    """All runs on two ranks, as each of them saw it."""
+    return run_all(runs, 2)
+
+
+@pytest.fixture(scope="session")
+def hf_losses(runs: Path, one: Results) -> dict[str, list[float]]:
+    """The losses of HF Trainer, which starts from the adapters of the runs on one rank."""
+    command = [sys.executable, str(HERE / "reference.py"), str(runs)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads((runs / "reference.json").read_text())
+
+
+class Launched:
+    """A `python -m peftjob_trainer.launch job.yaml` in work, or ended."""
+
+    def __init__(self, folder: Path, job: dict[str, Any]) -> None:
+        import yaml
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.termination = folder / "termination.json"
+        file, self._log = folder / "job.yaml", folder / "log"
+        file.write_text(yaml.safe_dump(job))
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "peftjob_trainer.launch", str(file)],
+                # Work folders of launchers that a test kills go with the test's own.
+                env={**ENVIRONMENT, "PEFTJOB_TERMINATION_PATH": str(self.termination), "TMPDIR": str(folder)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def wait(self, timeout: float = 300) -> int:
+        return self.process.wait(timeout)
+
+    def last_word(self) -> dict[str, Any]:
+        """Return the termination message."""
+        return json.loads(self.termination.read_text())
+
+    def ranks(self) -> dict[int, int]:
+        """Return rank -> process id of the launcher's ranks."""
+        found = {}
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+                if parent != self.process.pid or b"peftjob_trainer.rank" not in (path / "cmdline").read_bytes():
+                    continue
+                environ = dict(e.partition(b"=")[::2] for e in (path / "environ").read_bytes().split(b"\0"))
+                found[int(environ[b"RANK"])] = int(path.name)
+            except (OSError, KeyError, ValueError):
+                continue  # ended meanwhile, or not started yet
+        return found
+
+
+Launch = Callable[[Path, dict[str, Any]], Launched]
+
+
+@pytest.fixture(scope="session")
+def launch() -> Any:
+    """Return a function that starts a launcher; what is left is killed at the end."""
+    started: list[Launched] = []
+
+    def start(folder: Path, job: dict[str, Any]) -> Launched:
+        started.append(Launched(folder, job))
+        return started[-1]
+
+    yield start
+    for launched in started:
+        launched.process.kill()
+        launched.process.wait()

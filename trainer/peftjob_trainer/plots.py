@@ -9,11 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import matplotlib
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
 MAX_POINTS = 1000
 """Per curve; more are averaged in groups, which no screen could show apart."""
 SMOOTH_FROM = 50
@@ -42,6 +37,12 @@ class Plot:
 
 def draw(plot: Plot) -> str:
     """Return a plot as an `<svg>` element; the same for the same data."""
+    # Only rank 0 comes here, at the end: the others spare the memory and a second of their start.
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     settings = {"svg.fonttype": "none", "svg.hashsalt": plot.title, "font.family": "sans-serif", "font.size": 9}
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(5.6, 3.0), layout="constrained")

@@ -29,7 +29,7 @@ from .model_card import write_model_card
 from .progress import Progress, serve
 from .publish import find_published, publish
 from .report import write_report
-from .sharding import Sharded, partitioned_loading
+from .sharding import Base, Sharded
 from .storage import open_store
 from .storage.uris import parse
 from .tasks import task_of
@@ -188,10 +188,12 @@ def load_model(go: Go, splits: Splits, tokenizer: Any, precision: torch.dtype, d
     """Return the base, partitioned, with the method's parameters in it."""
     spec = go.run.spec
     method = method_of(spec.method)
-    with partitioned_loading(precision):
-        model, head = task_of(spec.task).load(go.model, splits.labels, precision, spec.training.seed)
+    base = Base(go.model, spec.base_model.uri, spec.storage, precision, device, spec.training.seed)
+    model, head = task_of(spec.task).skeleton(base, splits.labels)
+    base.prepare(model, head)
     model.config.pad_token_id = tokenizer.pad_token_id
     model = method.inject(model, spec.method, spec.task.type, head, spec.training.seed)
+    log.info("%s", base.fill(model))
     if spec.training.gradient_checkpointing:
         # Re-entrant: ZeRO then gathers a frozen module once more in the backward pass, not twice.
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})

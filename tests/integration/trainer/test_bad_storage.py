@@ -19,6 +19,7 @@ from peftjob_trainer.claim import Claim
 from peftjob_trainer.exits import TrainerError
 from peftjob_trainer.storage import fetch_file, fetch_model, open_store
 from peftjob_trainer.storage import s3 as s3_module
+from peftjob_trainer.storage.weights import RECORD_NAME, Weights
 
 Put = Callable[[str, bytes], None]
 
@@ -69,7 +70,13 @@ def test_only_what_a_model_needs_is_fetched(
     }
     for number, files in enumerate((GOOD, SHARDED)):
         folder = fetch_model(model({**files, **extra}), storage, tmp_path / str(number))
-        assert {p.name: p.read_bytes() for p in folder.iterdir()} == files
+        found = {p.name: p.read_bytes() for p in folder.iterdir()}
+        weights = Weights.read(folder)
+        assert weights is not None
+        assert found.keys() == {RECORD_NAME, *(name for name in files if not name.endswith(".safetensors"))}
+        assert {name: file.size for name, file in weights.files.items()} == {
+            name: len(body) for name, body in files.items() if name.endswith(".safetensors")
+        }
 
 
 @dataclass(frozen=True)

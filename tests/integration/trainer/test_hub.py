@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 from peftjob_api import Reason
 from peftjob_api.spec import BaseModelSpec, StorageSpec
 from peftjob_trainer.exits import TrainerError
+from peftjob_trainer.sharding.sources import Read, open_source
 from peftjob_trainer.storage import fetch_file, fetch_model
+from peftjob_trainer.storage.weights import RECORD_NAME
 from safetensors.numpy import save
 
 TOKEN = "hf_right"
@@ -46,6 +49,8 @@ class Hub:
     """`models/OWNER/NAME` or `datasets/OWNER/NAME`."""
     endpoint: str = ""
     downloads: list[str] = field(default_factory=list)
+    ranged: set[str] = field(default_factory=set)
+    """Files of which a range was asked for."""
     failures: int = 0
     """Answer so many requests with 503."""
     after_info: Callable[[], None] | None = None
@@ -88,7 +93,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if self.command == "GET":
                 self.hub.downloads.append(file)
             etag = hashlib.sha256(files[file]).hexdigest()
-            return self.say(200, files[file], {"ETag": f'"{etag}"', "X-Repo-Commit": commit})
+            headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit}
+            if (wanted := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))) is None:
+                return self.say(200, files[file], headers)
+            self.hub.ranged.add(file)
+            start, last = map(int, wanted.groups())
+            part = files[file][start : last + 1]
+            end = start + len(part) - 1
+            return self.say(206, part, {**headers, "Content-Range": f"bytes {start}-{end}/{len(files[file])}"})
         return self.say(404, b"")
 
     def find(self, name: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
@@ -122,7 +134,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 OLD, NEW = "a" * 40, "b" * 40
-MODEL = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": weights(1)}
+SMALL = {"config.json": b"{}", "tokenizer.json": b"{}"}
+MODEL = {**SMALL, "model.safetensors": weights(1)}
 
 
 @pytest.fixture
@@ -160,15 +173,24 @@ def at(endpoint: str) -> StorageSpec:
     return StorageSpec.model_validate({"huggingFace": {"endpoint": endpoint}})
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    """Return the files at the top of a folder."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+def files(folder: Path, endpoint: str) -> dict[str, bytes]:
+    """Return the files at the top of a folder, and the weights that it only records, as a rank reads them."""
+    found = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    record = found.pop(RECORD_NAME)
+    source = open_source(folder, json.loads(record)["uri"], at(endpoint))
+    for name, file in source.weights.files.items():
+        found[name] = bytearray(file.size)
+        source.read([Read(name, 0, memoryview(found[name]), "all")])
+    source.close()
+    return found
 
 
 def test_only_what_a_model_needs_is_fetched(hub: Hub, tmp_path: Path) -> None:
     folder = fetch_model(BaseModelSpec(uri="hf://acme/tiny", revision="v1"), at(hub.endpoint), tmp_path / "m")
-    assert files(folder) == MODEL
+    assert {path.name for path in folder.iterdir() if path.is_file()} == {*SMALL, RECORD_NAME}
     assert sorted(hub.downloads) == sorted(MODEL)
+    assert hub.ranged == {"model.safetensors"}
+    assert files(folder, hub.endpoint) == MODEL
 
 
 @pytest.mark.parametrize(
@@ -178,7 +200,7 @@ def test_only_what_a_model_needs_is_fetched(hub: Hub, tmp_path: Path) -> None:
 )
 def test_the_revision_is_pinned(hub: Hub, tmp_path: Path, revision: str | None, want: float) -> None:
     folder = fetch_model(BaseModelSpec(uri="hf://acme/tiny", revision=revision), at(hub.endpoint), tmp_path / "m")
-    assert files(folder)["model.safetensors"] == weights(want)
+    assert files(folder, hub.endpoint)["model.safetensors"] == weights(want)
 
 
 def test_a_branch_that_moves_while_it_is_fetched_gives_no_mixture(hub: Hub, tmp_path: Path) -> None:
@@ -186,7 +208,7 @@ def test_a_branch_that_moves_while_it_is_fetched_gives_no_mixture(hub: Hub, tmp_
     repo.branches["main"] = OLD
     hub.after_info = lambda: repo.branches.update(main=NEW)
     folder = fetch_model(BaseModelSpec(uri="hf://acme/tiny"), at(hub.endpoint), tmp_path / "m")
-    assert files(folder) == MODEL
+    assert files(folder, hub.endpoint) == MODEL
 
 
 @pytest.mark.parametrize(("revision", "want"), [("", b"new"), ("@v1", b"old")], ids=["default", "tag"])
@@ -197,7 +219,8 @@ def test_a_data_file_at_a_revision(hub: Hub, tmp_path: Path, revision: str, want
 
 def test_the_endpoint_may_come_from_the_environment(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", f"{hub.endpoint}/")
-    assert files(fetch_model(BaseModelSpec(uri="hf://acme/tiny", revision="v1"), StorageSpec(), tmp_path)) == MODEL
+    folder = fetch_model(BaseModelSpec(uri="hf://acme/tiny", revision="v1"), StorageSpec(), tmp_path)
+    assert files(folder, hub.endpoint) == MODEL
 
 
 @pytest.mark.parametrize("name", ["secret", "gated"])
@@ -205,12 +228,23 @@ def test_a_token_opens_what_is_not_for_everybody(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    assert files(fetch_model(BaseModelSpec(uri=f"hf://acme/{name}"), at(hub.endpoint), tmp_path / "m")) == MODEL
+    folder = fetch_model(BaseModelSpec(uri=f"hf://acme/{name}"), at(hub.endpoint), tmp_path / "m")
+    assert files(folder, hub.endpoint) == MODEL
 
 
 def test_a_hub_that_is_busy_for_a_moment_is_asked_again(hub: Hub, tmp_path: Path) -> None:
     hub.failures = 2
-    assert files(fetch_model(BaseModelSpec(uri="hf://acme/tiny", revision="v1"), at(hub.endpoint), tmp_path)) == MODEL
+    folder = fetch_model(BaseModelSpec(uri="hf://acme/tiny", revision="v1"), at(hub.endpoint), tmp_path)
+    hub.failures = 2
+    assert files(folder, hub.endpoint) == MODEL
+
+
+def test_ranks_read_though_the_library_is_told_to_be_offline(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fetch_model(BaseModelSpec(uri="hf://acme/tiny", revision="v1"), at(hub.endpoint), tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert files(folder, hub.endpoint) == MODEL
 
 
 @dataclass(frozen=True)

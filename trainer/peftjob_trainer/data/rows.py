@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 from peftjob_api import Reason
 from peftjob_api.spec import DatasetSpec
 
@@ -151,6 +149,8 @@ def _csv_rows(source: Source) -> Iterator[Row]:
 @contextmanager
 def _parquet(source: Source) -> Iterator[Any]:
     """Open a Parquet file."""
+    import pyarrow.parquet  # 25 MB on each rank, for a format that few jobs use
+
     try:
         file = pyarrow.parquet.ParquetFile(source.path)
     except (pyarrow.ArrowException, OSError) as error:
@@ -164,6 +164,8 @@ def _parquet(source: Source) -> Iterator[Any]:
 
 
 def _parquet_rows(source: Source, columns: Sequence[str]) -> Iterator[Row]:
+    import pyarrow
+
     with _parquet(source) as file:
         number = 0
         try:

@@ -1,6 +1,7 @@
-"""How the frozen base lies on the ranks, and one view of what is trained. Used by `session` and `train`."""
+"""How the frozen base gets to the ranks and lies there, and one view of what is trained. Used by `session`, `train`."""
 
+from .load import Base
 from .measure import measured
-from .zero3 import Sharded, partitioned_loading
+from .zero3 import Sharded
 
-__all__ = ["Sharded", "measured", "partitioned_loading"]
+__all__ = ["Base", "Sharded", "measured"]

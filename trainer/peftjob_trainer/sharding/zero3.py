@@ -8,7 +8,6 @@ and an optimiser of its own; `DeepSpeedZeRoOffload` is the part of it that shard
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,12 +17,12 @@ from deepspeed.utils import set_z3_leaf_module
 from deepspeed.utils.timer import NoopTimer
 from peftjob_api import PlanInfo
 from peftjob_api.spec import TrainingSpec
-from transformers.integrations import HfDeepSpeedConfig
 
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 
 
-def _config(dtype: torch.dtype) -> dict[str, Any]:
+def zero_config(dtype: torch.dtype) -> dict[str, Any]:
+    """Return DeepSpeed's configuration for a base of a dtype."""
     return {
         "train_micro_batch_size_per_gpu": 1,
         "bf16": {"enabled": dtype == torch.bfloat16},
@@ -40,14 +39,6 @@ def blocks(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
     """Yield the repeated blocks of a model: the items of its outermost lists of modules."""
     for child in module.children():
         yield from child.children() if isinstance(child, torch.nn.ModuleList) else blocks(child)
-
-
-@contextmanager
-def partitioned_loading(dtype: torch.dtype) -> Iterator[None]:
-    """Make `from_pretrained` partition what it loads, in this context; the process group must be there."""
-    held = HfDeepSpeedConfig(_config(dtype))
-    yield
-    del held  # transformers keeps a weak reference: from here on, models are built whole again
 
 
 class Sharded:
@@ -67,7 +58,7 @@ class Sharded:
         self._zero = DeepSpeedZeRoOffload(
             model,
             timers=NoopTimer(),
-            ds_config=_config(self.base[0].dtype),
+            ds_config=zero_config(self.base[0].dtype),
             overlap_comm=False,
             prefetch_bucket_size=0,
             max_reuse_distance=0,

@@ -1,13 +1,16 @@
 """From a uri of a PeftJob to a store, a model's folder, or a data file.
 
-Called by the trainer's start. What lies on a mounted file system is used in place; the rest is copied. Only the files
-that a model needs are copied, and of weights only safetensors: a pickle would run code.
+Called by the trainer's start. What lies on a mounted file system is used in place. Of a model elsewhere, the small
+files that it needs are copied; its weights stay there, for each rank reads only its own part of them. Only their
+headers are read here, so that what is missing, cut or damaged is told early. Weights are safetensors or nothing: a
+pickle would run code.
 """
 
 import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 from peftjob_api import Reason
@@ -17,9 +20,19 @@ from ..exits import TrainerError
 from . import hub
 from .files import FileStore
 from .s3 import S3Store, make_client
-from .store import ObjectNotFound, Store
+from .store import ObjectNotFound, PreconditionFailed, Store, retried
 from .uris import parse
-from .weights import INDEX_NAME, WEIGHTS_NAME, indexed_files, verify_weights
+from .weights import (
+    INDEX_NAME,
+    WEIGHTS_NAME,
+    Weights,
+    WeightsFile,
+    check_index,
+    corrupt,
+    indexed_files,
+    read_header,
+    verify_weights,
+)
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +43,12 @@ _TOKENIZER_NAMES = {"tokenizer.json", "tokenizer_config.json", "vocab.json", "vo
 _PARALLEL_FILES = 4
 
 
+def open_s3(uri: str, storage: StorageSpec) -> S3Store:
+    """Return the folder at an `s3://` uri; nothing is read yet."""
+    location = parse(uri)
+    return S3Store(make_client(storage.s3), location.container, location.path)
+
+
 def open_store(uri: str, storage: StorageSpec) -> Store:
     """Return the folder at a `s3://`, `pvc://` or `file://` uri; nothing is read or made yet.
 
@@ -38,14 +57,14 @@ def open_store(uri: str, storage: StorageSpec) -> Store:
     """
     location = parse(uri)
     if location.scheme == "s3":
-        return S3Store(make_client(storage.s3), location.container, location.path)
+        return open_s3(uri, storage)
     if location.is_local:
         return FileStore(location.local, uri)
     raise ValueError(f"{uri}: no folder that can be written")
 
 
 def fetch_model(model: BaseModelSpec, storage: StorageSpec, dest: Path) -> Path:
-    """Return a local folder with the base model in the Hugging Face layout, its weights verified.
+    """Return a local folder with the base model's small files; its weights are in it, or recorded in it.
 
     Args:
         model: `spec.baseModel`.
@@ -74,43 +93,71 @@ def fetch_model(model: BaseModelSpec, storage: StorageSpec, dest: Path) -> Path:
         return folder
     dest.mkdir(parents=True, exist_ok=True)
     if location.scheme == "hf":
-        _fetch_from_hub(model, storage, dest)
+        weights = _fetch_from_hub(model, storage, dest)
     else:
-        _fetch_from_store(model.uri, open_store(model.uri, storage), dest)
-    verify_weights(dest, model.uri)
-    size = sum(path.stat().st_size for path in dest.iterdir() if path.is_file())
-    log.info("%s: %.1f MB fetched in %.1f s", model.uri, size / 1e6, time.monotonic() - start)
+        weights = _fetch_from_store(model.uri, storage, dest)
+    weights.write(dest)
+    size = sum(file.size for file in weights.files.values())
+    log.info(
+        "%s: config, tokenizer and headers fetched in %.1f s; %d weights file(s) of %.1f MB stay there",
+        model.uri, time.monotonic() - start, len(weights.files), size / 1e6,
+    )  # fmt: skip
     return dest
 
 
-def _fetch_from_store(uri: str, store: Store, dest: Path) -> None:
-    names = [o.key for o in store.list() if "/" not in o.key]
-    _check_names(uri, names)
+def _fetch_from_store(uri: str, storage: StorageSpec, dest: Path) -> Weights:
+    store = open_s3(uri, storage)
+    objects = {o.key: o for o in store.list() if "/" not in o.key}
+    _check_names(uri, list(objects))
 
-    def copy(name: str) -> None:
-        try:
-            store.download(name, dest / name)
-        except ObjectNotFound as error:
-            raise TrainerError(
-                Reason.BASE_MODEL_CORRUPT, f"{uri}/{name}: {INDEX_NAME} names it, but it is not there: upload it"
-            ) from error
+    def header(name: str) -> WeightsFile:
+        if name not in objects:
+            raise corrupt(uri, name, f"{INDEX_NAME} names it, but it is not there")
+        size, etag = objects[name].size, objects[name].etag
 
-    _copy_model(uri, names, dest, copy)
+        def read(first: int, last: int) -> bytes:
+            try:
+                return retried(lambda: b"".join(store.chunks(name, first, last, etag)))
+            except (ObjectNotFound, PreconditionFailed) as error:
+                raise corrupt(uri, name, "it was replaced while its header was read") from error
+
+        return read_header(read, size, etag, name, uri)
+
+    return _fetch(uri, None, list(objects), dest, lambda name: store.download(name, dest / name), header)
 
 
-def _fetch_from_hub(model: BaseModelSpec, storage: StorageSpec, dest: Path) -> None:
-    repo = hub.open_model(model, storage.hugging_face)
-    _check_names(model.uri, repo.names)
-    _copy_model(model.uri, repo.names, dest, lambda name: repo.download(name, dest))
+def _fetch_from_hub(model: BaseModelSpec, storage: StorageSpec, dest: Path) -> Weights:
+    with closing(hub.open_model(model, storage.hugging_face)) as repo:
+        _check_names(model.uri, repo.names)
+
+        def header(name: str) -> WeightsFile:
+            if name not in repo.names:
+                raise corrupt(model.uri, name, f"{INDEX_NAME} names it, but it is not there")
+            size, etag = retried(lambda: repo.about(name))
+
+            def read(first: int, last: int) -> bytes:
+                return retried(lambda: b"".join(repo.chunks(name, first, last)))
+
+            return read_header(read, size, etag, name, model.uri)
+
+        return _fetch(model.uri, repo.commit, repo.names, dest, lambda name: repo.download(name, dest), header)
 
 
-def _copy_model(uri: str, names: Sequence[str], dest: Path, copy: Callable[[str], object]) -> None:
-    """Copy the files that a model needs, the index first because it names the weights."""
-    small = [name for name in names if name.endswith(_SUFFIXES)]
+def _fetch(
+    uri: str,
+    commit: str | None,
+    names: Sequence[str],
+    dest: Path,
+    copy: Callable[[str], object],
+    header: Callable[[str], WeightsFile],
+) -> Weights:
+    """Copy the small files, the index among them, then read the headers of the files that it names."""
     with ThreadPoolExecutor(_PARALLEL_FILES) as pool:
-        list(pool.map(copy, small))
+        list(pool.map(copy, [name for name in names if name.endswith(_SUFFIXES)]))
         weights = indexed_files(dest, uri) if INDEX_NAME in names else [WEIGHTS_NAME]
-        list(pool.map(copy, weights))
+        files = dict(zip(weights, pool.map(header, weights), strict=True))
+    check_index(dest, uri, files)
+    return Weights(uri, commit, files)
 
 
 def _check_names(uri: str, names: Sequence[str]) -> None:

@@ -9,10 +9,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -22,19 +23,23 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status  # type: ignore[attr-defined]
 from huggingface_hub.utils.tqdm import disable_progress_bars
 from peftjob_api import Reason
 from peftjob_api.spec import BaseModelSpec, HuggingFaceStorageSpec
 
 from ..exits import TrainerError
+from .store import CHUNK_BYTES, no_ranges
 from .uris import Location, parse
 
 TIMEOUT_SECONDS = 10.0
+READ_SECONDS = 30.0
+"""Without a byte, while a range is read."""
 ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
-class _Repo:
+class Repo:
     """One repository at one commit."""
 
     api: HfApi
@@ -58,8 +63,61 @@ class _Repo:
             )
         return Path(path)
 
+    def about(self, name: str) -> tuple[int, str]:
+        """Return the size of a file in bytes, and its ETag."""
+        with _told(self.uri, self.kind, self.api.endpoint):
+            found = self.api.get_hf_file_metadata(url=self._url(name), timeout=TIMEOUT_SECONDS)
+        if found.size is None:
+            raise no_ranges(f"{self.uri}/{name}", self.api.endpoint)
+        return found.size, found.etag or ""
 
-def open_model(model: BaseModelSpec, spec: HuggingFaceStorageSpec | None) -> _Repo:
+    def chunks(self, name: str, start: int, stop: int) -> Iterator[bytes]:
+        """Yield a file's bytes from `start` to before `stop` as they come, once: the caller asks again.
+
+        Raises:
+            TrainerError: `STORAGE_UNAVAILABLE`: asking again may help. Others: it does not.
+        """
+        with _told(self.uri, self.kind, self.api.endpoint):
+            # The hub sends on to a content store, by an address that holds for some minutes.
+            direct = self._direct.get(name)
+            headers = {} if direct else build_hf_headers(token=self.api.token)
+            headers |= {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+            with self._client.stream("GET", direct or self._url(name), headers=headers) as answer:
+                if answer.status_code >= 400:
+                    answer.read()
+                    if self._direct.pop(name, None):
+                        raise _unavailable(self.uri, str(answer.url), f"it answers {answer.status_code}")
+                hf_raise_for_status(answer)
+                if answer.status_code != 206 or int(answer.headers["Content-Length"]) != stop - start:
+                    raise no_ranges(f"{self.uri}/{name}", self.api.endpoint)
+                if answer.history:
+                    self._direct[name] = str(answer.url)
+                yield from answer.iter_bytes(CHUNK_BYTES)
+
+    def close(self) -> None:
+        """Close the connections for ranges."""
+        if client := self.__dict__.pop("_client", None):
+            client.close()
+
+    @cached_property
+    def _direct(self) -> dict[str, str]:
+        return {}
+
+    @cached_property
+    def _client(self) -> Any:
+        """The library's kind of client, but one that HF_HUB_OFFLINE does not stop: ranks have that set."""
+        return type(get_session())(follow_redirects=True, timeout=READ_SECONDS)
+
+    def _url(self, name: str) -> str:
+        return hf_hub_url(self.repo_id, name, repo_type=self.kind, revision=self.commit, endpoint=self.api.endpoint)
+
+
+def open_commit(uri: str, commit: str, spec: HuggingFaceStorageSpec | None) -> Repo:
+    """Return the repository of an `hf://` model at a commit, without asking for it."""
+    return Repo(_api(spec), uri, parse(uri).container, "model", commit, [])
+
+
+def open_model(model: BaseModelSpec, spec: HuggingFaceStorageSpec | None) -> Repo:
     """Return the repository of an `hf://` model at its revision's commit."""
     return _open(model.uri, parse(model.uri).container, "model", model.revision, spec)
 
@@ -76,10 +134,9 @@ def _open(
     kind: Literal["model", "dataset"],
     revision: str | None,
     spec: HuggingFaceStorageSpec | None,
-) -> _Repo:
-    endpoint = (spec.endpoint if spec else None) or os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+) -> Repo:
     disable_progress_bars()  # pods' logs are files, not terminals
-    api = HfApi(endpoint=endpoint.rstrip("/"))
+    api = _api(spec)
     for attempt in range(ATTEMPTS):
         try:
             with _told(uri, kind, api.endpoint):
@@ -92,7 +149,12 @@ def _open(
                 raise
             time.sleep(2**attempt)
     names = [file.rfilename for file in getattr(info, "siblings", None) or [] if "/" not in file.rfilename]
-    return _Repo(api, uri, repo_id, kind, info.sha or revision or constants.DEFAULT_REVISION, names)
+    return Repo(api, uri, repo_id, kind, info.sha or revision or constants.DEFAULT_REVISION, names)
+
+
+def _api(spec: HuggingFaceStorageSpec | None) -> HfApi:
+    endpoint = (spec.endpoint if spec else None) or os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+    return HfApi(endpoint=endpoint.rstrip("/"))
 
 
 @contextmanager

@@ -5,8 +5,8 @@ field to correct, after bounded retries: at most about 30 s when nothing answers
 """
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +27,7 @@ from peftjob_api import Reason
 from peftjob_api.spec import S3StorageSpec
 
 from ..exits import TrainerError
-from .store import ConditionsUnsupported, ObjectInfo, ObjectNotFound, PreconditionFailed, Store
+from .store import CHUNK_BYTES, ConditionsUnsupported, ObjectInfo, ObjectNotFound, PreconditionFailed, Store, no_ranges
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 30
@@ -177,9 +177,34 @@ class S3Store(Store):
 
         self._do(call, key)
 
+    def chunks(self, key: str, start: int, stop: int, etag: str) -> Iterator[bytes]:
+        """Yield an object's bytes from `start` to before `stop` as they come, once: the caller asks again.
+
+        Raises:
+            ObjectNotFound: There is none any more.
+            PreconditionFailed: It is not the one with this ETag any more.
+            TrainerError: `STORAGE_UNAVAILABLE`: asking again may help. Others: it does not.
+        """
+        where, endpoint = f"{self.uri}/{key}", self._client.meta.endpoint_url
+        target = {"Bucket": self._bucket, "Key": self._prefix + key, "Range": f"bytes={start}-{stop - 1}"}
+        try:
+            answer = self._client.get_object(**target, IfMatch=etag)
+            with closing(answer["Body"]) as body:
+                if answer["ETag"] != etag:  # of a server that knows no If-Match here
+                    raise PreconditionFailed(where)
+                if answer["ContentLength"] != stop - start:
+                    raise no_ranges(where, endpoint)
+                yield from body.iter_chunks(CHUNK_BYTES)
+        except (BotoCoreError, ClientError, Boto3Error) as error:
+            raise _translate(error, where, self._bucket, endpoint) from error
+
     def delete(self, key: str) -> None:
         """See `Store.delete`."""
         self._do(lambda: self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key), key)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
 
     def _do(self, call: Callable[[], T], key: str = "") -> T:
         """Call the library, again while S3 is away for a moment, and turn its errors into ours."""

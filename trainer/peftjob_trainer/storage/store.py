@@ -3,9 +3,24 @@
 Used by `claim` and `publish`, which build fencing on nothing but the conditions, and by `fetch` to read inputs.
 """
 
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, TypeVar
+
+from peftjob_api import Reason
+
+from ..exits import TrainerError
+
+CHUNK_BYTES: Final = 1024 * 1024
+"""Of a range, read at once."""
+PATIENCE_SECONDS: Final = 20.0
+"""How long a range is asked for again without getting a byte, so that a server that restarts costs no gang."""
+_FIRST_DELAY, _LONGEST_DELAY = 0.2, 3.0
+
+T = TypeVar("T")
 
 
 class ObjectNotFound(Exception):
@@ -81,3 +96,40 @@ class Store(ABC):
     @abstractmethod
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
+
+
+class Patience:
+    """Decides whether to ask a store again, with growing delays."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Start anew, after some success."""
+        self._until = time.monotonic() + PATIENCE_SECONDS
+        self._delay = _FIRST_DELAY
+
+    def bear(self, error: TrainerError) -> None:
+        """Wait for a while after an error; raise it if asking again does not help or was tried for long enough."""
+        if error.reason is not Reason.STORAGE_UNAVAILABLE or time.monotonic() + self._delay > self._until:
+            raise error
+        time.sleep(self._delay)
+        self._delay = min(2 * self._delay, _LONGEST_DELAY)
+
+
+def retried(call: Callable[[], T]) -> T:
+    """Return what a call returns, made again while the store is away for a moment."""
+    patience = Patience()
+    while True:
+        try:
+            return call()
+        except TrainerError as error:
+            patience.bear(error)
+
+
+def no_ranges(where: str, endpoint: str) -> TrainerError:
+    """Return the error about a server that answers a range with something else."""
+    return TrainerError(
+        Reason.INVALID_CONFIG,
+        f"{where}: {endpoint} serves no ranges of a file, which ranks read: set another endpoint in spec.storage",
+    )

@@ -1,6 +1,6 @@
 """Tasks, one module each with the same names; chosen by `spec.task.type`. Used by `rank`, `train` and `evaluate`.
 
-`load(folder, labels, dtype, seed)` -> model and names of new modules; `count(example)` -> what the loss is divided by;
+`skeleton(base, labels)` -> model without data, names of new modules; `count(example)` -> what the loss is divided by;
 `collate(examples, pad)` -> a batch; `silence(batch)` -> the same with nothing supervised; `loss_sum(model, batch)` ->
 sum of losses and predictions; `metrics(...)`; `EVALUATION_BATCHES`.
 """

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,20 +10,20 @@ from transformers import AutoModelForCausalLM
 
 from ..data import Example
 from ..data.types import IGNORED
-from .common import check_loaded, pad_rows
+from ..sharding import Base
+from .common import pad_rows
 
 EVALUATION_BATCHES = 1
 """Micro batches at once in an evaluation: without gradients there is memory, but logits of whole texts take most."""
 
 
-def load(folder: Path, labels: list[str] | None, dtype: torch.dtype, seed: int) -> tuple[Any, list[str]]:
-    """Return the base model and no names, since nothing of it is new.
+def skeleton(base: Base, labels: list[str] | None) -> tuple[Any, list[str]]:
+    """Return the base model without data, and no names, since nothing of it is new.
 
     Raises:
-        TrainerError: `BASE_MODEL_CORRUPT`: weights are missing.
+        TrainerError: `INVALID_CONFIG`: transformers has no such model.
     """
-    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
-    check_loaded(folder, info["missing_keys"], [])
+    model = base.skeleton(AutoModelForCausalLM)
     model.config.use_cache = False
     return model, []
 

@@ -1,73 +1,44 @@
 """One label for each text, by a new head that is trained whole and published with the adapter."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import deepspeed
 import torch
 from peftjob_api import Reason
-from sklearn.metrics import accuracy_score, f1_score
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSequenceClassification
 
 from ..data import Example
 from ..data.types import IGNORED
 from ..exits import TrainerError
-from .common import check_loaded, pad_rows
+from ..sharding import Base
+from .common import pad_rows
 
 HEADS = ("classifier", "score")
 EVALUATION_BATCHES = 4
 """Micro batches at once in an evaluation, which holds no activations for gradients."""
 
 
-def load(folder: Path, labels: list[str] | None, dtype: torch.dtype, seed: int) -> tuple[Any, list[str]]:
-    """Return the base model with a head of ordinary fp32 parameters, and the head's name.
-
-    The head is initialised from the seed as the model initialises it, unless the base brings one of the right shape.
+def skeleton(base: Base, labels: list[str] | None) -> tuple[Any, list[str]]:
+    """Return the base model without data, and the name of its head: new, unless the base brings one that fits.
 
     Raises:
-        TrainerError: `BASE_MODEL_CORRUPT` (weights are missing), `INVALID_CONFIG` (the model has no head we know).
+        TrainerError: `INVALID_CONFIG`: transformers has no such model, or it has no head we know.
     """
     assert labels is not None
-    names = dict(enumerate(labels))
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        folder,
-        dtype=dtype,
+    model = base.skeleton(
+        AutoModelForSequenceClassification,
         num_labels=len(labels),
-        id2label=names,
-        label2id={label: index for index, label in names.items()},
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
+        id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
     )
     head = next((name for name in HEADS if hasattr(model, name)), None)
     if head is None:
         raise TrainerError(
             Reason.INVALID_CONFIG, f"{type(model).__name__} has no module {' or '.join(HEADS)}: use another base model"
         )
-    check_loaded(folder, info["missing_keys"], [head])
-    mismatched = {entry[0] for entry in info["mismatched_keys"]}
-    fresh = {key for key in {*info["missing_keys"], *mismatched} if key.split(".")[0] == head}
-    _unpartition(model, head, fresh, seed)
     model.config.use_cache = False
     return model, [head]
-
-
-def _unpartition(model: Any, head: str, fresh: set[str], seed: int) -> None:
-    """Make the head's parameters ordinary fp32 ones: those of the base as they are, new ones from the seed."""
-    generator = torch.Generator().manual_seed(seed)
-    std = float(getattr(model.config, "initializer_range", 0.02))
-    for prefix, module in list(getattr(model, head).named_modules(prefix=head)):
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
-                value = parameter.detach().float().clone()
-            if f"{prefix}.{name}" in fresh:
-                if value.ndim > 1:
-                    value = torch.empty(value.shape).normal_(0, std, generator=generator).to(value.device)
-                else:
-                    value = torch.zeros_like(value)
-            delattr(module, name)
-            module.register_parameter(name, torch.nn.Parameter(value))
 
 
 def count(example: Example) -> int:
@@ -93,6 +64,8 @@ def loss_sum(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, 
 
 def metrics(loss: float, predicted: list[int] | None, examples: Sequence[Example]) -> dict[str, float]:
     """Return `loss`, `accuracy` and `macroF1`."""
+    from sklearn.metrics import accuracy_score, f1_score  # 70 MB and seconds, of which loading is to have the use
+
     assert predicted is not None
     truth = [example.labels for example in examples]
     return {

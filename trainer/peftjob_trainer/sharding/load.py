@@ -1,0 +1,357 @@
+"""Brings the base to where it belongs: each rank reads its own range of every parameter, and nothing else.
+
+ZeRO-3 flattens a parameter and gives rank r of w the elements `[r * ps, (r + 1) * ps)`, `ps = ceil(numel / w)`
+(`deepspeed/runtime/zero/partition_parameters.py`), and safetensors stores tensors row by row: so a rank's share of a
+tensor is a range of bytes of a file, or a few for one that is made of several tensors.
+
+`session` goes through this in order: `skeleton` (the model without data), `prepare` (everything that is not the
+base's own: new heads, buffers, and what is tied), then the method is injected, then `fill` (the bytes). No weight of
+the base is sent from rank to rank.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from deepspeed.runtime.zero.partition_parameters import Init, PartitionedParamStatus, ZeroParamStatus
+from peftjob_api import Reason
+from peftjob_api.spec import StorageSpec
+from transformers import AutoConfig, GenerationConfig
+from transformers.initialization import meta_device_safe_creation_ops, no_tie_weights
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from ..exits import TrainerError
+from ..storage.weights import corrupt
+from .layout import Layout
+from .segments import Conversion, Segments, find_segments
+from .sources import open_source
+from .stage import Stage, Target, byte_reads
+from .zero3 import zero_config
+
+log = logging.getLogger(__name__)
+
+_NAME = "peftjob_name"
+"""Attribute of a parameter without data: its name in the base, whatever a method calls it later."""
+_MAX_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What loading took, on each rank."""
+
+    bytes_read: list[int]
+    """From storage, headers aside."""
+    seconds: list[float]
+
+    def __str__(self) -> str:
+        """Return a line for the log."""
+        each = ", ".join(f"{number / 1e6:,.1f}" for number in self.bytes_read)
+        return f"base: read {each} MB on ranks 0 to {len(self.bytes_read) - 1} in {max(self.seconds):.1f} s"
+
+
+class Base:
+    """A base model on its way from storage into the memory of the ranks."""
+
+    def __init__(
+        self, folder: Path, uri: str, storage: StorageSpec, dtype: torch.dtype, device: torch.device, seed: int
+    ) -> None:
+        """Open the weights; see `open_source` for arguments and errors.
+
+        Args:
+            folder: With the config, and the weights or a record of where they are.
+            uri: `spec.baseModel.uri`, for messages.
+            storage: `spec.storage`.
+            dtype: Of the base in memory, unless the model itself keeps a parameter in another.
+            device: Of this rank.
+            seed: Of what is new.
+        """
+        self.folder = folder
+        self.dtype = dtype
+        self.device = device
+        self.source = open_source(folder, uri, storage)
+        self._uri = uri
+        self._seed = seed
+        self._segments = Segments()
+        self._tied_twice: list[tuple[torch.nn.Parameter, torch.nn.Parameter]] = []
+
+    def skeleton(self, auto_class: Any, **settings: Any) -> Any:
+        """Return the model on the meta device, as `from_pretrained` makes it before it reads weights.
+
+        Args:
+            auto_class: Such as `AutoModelForCausalLM`.
+            settings: Changes to the config.
+
+        Raises:
+            TrainerError: `INVALID_CONFIG`: transformers does not know the model, or not for this task, or it is
+                quantised.
+        """
+        assert not is_deepspeed_zero3_enabled(), "an HfDeepSpeedConfig is alive: transformers would partition this"
+        try:
+            config = AutoConfig.from_pretrained(self.folder, **settings)
+            if getattr(config, "quantization_config", None) is not None:
+                raise ValueError("its weights are quantised: use the model that it was made from")
+            with torch.device("meta"), meta_device_safe_creation_ops(), no_tie_weights():
+                model = auto_class.from_config(config, dtype=self.dtype)
+        except (ValueError, OSError, KeyError) as error:
+            raise TrainerError(
+                Reason.INVALID_CONFIG, f"{self._uri}: transformers cannot make this model ({error})"
+            ) from error
+        if model.can_generate() and (self.folder / "generation_config.json").exists():
+            model.generation_config = GenerationConfig.from_pretrained(self.folder)
+        return model.eval()
+
+    def prepare(self, model: Any, new: Sequence[str] = ()) -> None:
+        """Give data to everything but the parameters of the base, which become placeholders on the device.
+
+        Afterwards the model can be deep-copied and moved; `fill` finds the placeholders by an attribute. They take no
+        memory, and hold NaN, so that a copy which a method makes of one cannot go unnoticed.
+
+        Args:
+            model: From `skeleton`.
+            new: Names of modules that are trained whole: fp32, from the files if they are there in the right shape,
+                else initialised from the seed as the model itself does it, the same on all ranks.
+
+        Raises:
+            TrainerError: `BASE_MODEL_CORRUPT`: a tensor is missing, or has another shape or kind of number.
+        """
+        self._segments = segments = find_segments(model, self.source.weights.files)
+        self._check_readable()
+        both = [(a, b) for a, b in model.all_tied_weights_keys.items() if not {a, b} & segments.missing]
+        unfilled = set(segments.missing)
+        model.tie_weights(missing_keys=unfilled, recompute_mapping=False)
+        self._tied_twice = [(model.get_parameter(a), model.get_parameter(b)) for a, b in both]
+        fresh = self._check_complete(model, unfilled, new)
+        self._materialise(model, fresh, new)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed)
+            model.initialize_weights()
+        for conversion in segments.conversions:
+            log.warning("base: %s is read as a whole on each rank: %s", conversion.name, conversion.reason)
+        plan = model._get_dtype_plan(self.dtype)
+        stored: dict[int, str] = {}  # the files may hold a tied parameter under any of its names
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            if name not in segments.missing:
+                stored.setdefault(id(parameter), name)
+        for name, (places, parameter) in unique(model).items():
+            if not parameter.is_meta:
+                parameter.data = parameter.data.to(self.device)  # initialised on the CPU, for the same numbers anywhere
+            else:
+                dtype = next((d for pattern, d in plan.items() if _matches(pattern, name)), parameter.dtype)
+                hollow = torch.full((1,), float("nan"), device=self.device).to(dtype).expand(parameter.shape)
+                replacement = torch.nn.Parameter(hollow, requires_grad=parameter.requires_grad)
+                setattr(replacement, _NAME, stored[id(parameter)])
+                self._replace(places, parameter, replacement)
+
+    def fill(self, model: Any, group: Any = None) -> Loaded:
+        """Read this rank's share of the base into ZeRO's partitions, and all of what a method trains of it.
+
+        Args:
+            model: Prepared, with the method in it.
+            group: Ranks among which each parameter is partitioned; None: all. With a group of one rank, a replica.
+
+        Raises:
+            TrainerError: `BASE_MODEL_CORRUPT`, naming file and tensor, or what the storage service says.
+        """
+        started = time.monotonic()
+        self._agree_on_version()
+        zero = Init(module=torch.nn.Module(), config_dict_or_path=zero_config(self.dtype), dtype=self.dtype)
+        targets: list[Target] = []
+        for places, parameter in unique(model).values():
+            name = getattr(parameter, _NAME, None)
+            if name is None and parameter.requires_grad:
+                continue
+            if name is None:
+                self._place(parameter, group)
+                zero._convert_to_deepspeed_param(parameter)
+                parameter.partition()  # type: ignore[attr-defined]
+            elif parameter.requires_grad:
+                whole = torch.nn.Parameter(torch.empty(parameter.shape, dtype=torch.float32, device=self.device))
+                self._replace(places, parameter, whole)
+                targets.append(Target(name, whole.data.flatten(), 0, whole.numel()))
+            else:
+                targets.append(self._partition(zero, parameter, name, group))
+        self._read(model, targets)
+        self.source.verify()
+        self.source.close()
+        self._tie(model)
+        return self._report(time.monotonic() - started)
+
+    def _partition(self, zero: Init, parameter: Any, name: str, group: Any) -> Target:
+        """Make a placeholder a parameter of ZeRO with an empty partition; return what to read into that."""
+        self._place(parameter, group)
+        zero._convert_to_deepspeed_param(parameter)
+        world, rank = parameter.ds_zero_partition_world_size, parameter.ds_zero_partition_rank
+        size = -(-parameter.ds_numel // world)
+        start = min(rank * size, parameter.ds_numel)
+        stop = min(start + size, parameter.ds_numel)
+        share = torch.empty(size, dtype=parameter.dtype, device=self.device)
+        share[stop - start :].zero_()
+        parameter.ds_tensor = share
+        share.ds_numel = size  # type: ignore[attr-defined]
+        share.status = PartitionedParamStatus.AVAILABLE  # type: ignore[attr-defined]
+        share.final_location = None  # type: ignore[attr-defined]
+        parameter.ds_numel_aligned = size * world
+        parameter.data = torch.empty(0, dtype=parameter.dtype, device=self.device)
+        parameter.ds_status = ZeroParamStatus.NOT_AVAILABLE
+        return Target(name, share[: stop - start], start, stop)
+
+    @staticmethod
+    def _place(parameter: Any, group: Any) -> None:
+        if group is not None:
+            parameter.ds_zero_partition_process_group = group
+
+    def _read(self, model: Any, targets: list[Target]) -> None:
+        """Read all targets: what lies in the files as it is, and what has to be computed from whole tensors."""
+        direct = [t for t in targets if t.name in self._segments.layouts]
+        Stage(self.source, self.device).read(direct, self._segments.layouts)
+        others = {target.name: target for target in targets if target.name not in self._segments.layouts}
+        for conversion in self._segments.conversions:
+            self._read_converted(model, conversion, others)
+        assert not others, f"nothing fills {sorted(others)}"
+
+    def _read_converted(self, model: Any, conversion: Conversion, others: dict[str, Target]) -> None:
+        """Compute what the library would, from whole tensors, and keep this rank's share."""
+        dtype = others[conversion.name].into.dtype if conversion.name in others else self.dtype
+        tensors = {t: torch.empty(t.shape, dtype=t.dtype) for t in conversion.stored}
+        self.source.read([r for t, whole in tensors.items() for r in byte_reads(Layout.of(t), 0, whole.flatten())])
+        # As the library does, the cast comes first.
+        values = conversion.run(model, {t: whole.to(dtype) for t, whole in tensors.items()})
+        for name, value in values.items():
+            if name in others:
+                target = others.pop(name)
+                target.into.copy_(value.flatten()[target.start : target.stop])
+
+    def _whole(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        """Return a whole tensor of the base, on the CPU."""
+        layout = self._segments.layouts[name]
+        value = torch.empty(layout.shape, dtype=dtype)
+        Stage(self.source, torch.device("cpu")).read(
+            [Target(name, value.flatten(), 0, value.numel())], self._segments.layouts
+        )
+        return value
+
+    def _check_readable(self) -> None:
+        for tensor in self._segments.unreadable:
+            raise corrupt(
+                self._uri,
+                tensor.file,
+                f"tensor {tensor.name!r} holds numbers of a kind that this model does not compute with",
+            )
+
+    def _check_complete(self, model: Any, unfilled: set[str], new: Sequence[str]) -> set[str]:
+        """Return what is initialised instead of read; raise when something of the base would be.
+
+        Raises:
+            TrainerError: `BASE_MODEL_CORRUPT`.
+        """
+        fresh = {name for name in {*unfilled, *self._segments.mismatched} if name.split(".")[0] in new}
+        optional = model._keys_to_ignore_on_load_missing or ()
+        fresh |= {name for name in unfilled if any(re.search(pattern, name) for pattern in optional)}
+        lost = sorted({*unfilled, *self._segments.mismatched} - fresh)
+        if lost:
+            shown = [self._describe(name) for name in lost[:_MAX_SHOWN]]
+            raise TrainerError(
+                Reason.BASE_MODEL_CORRUPT,
+                f"{self._uri}: the weights lack {', '.join(shown)}{' ...' if len(lost) > _MAX_SHOWN else ''}, which "
+                f"would stay random: use a base model whose files are complete for this task",
+            )
+        return fresh
+
+    def _describe(self, name: str) -> str:
+        if name not in self._segments.mismatched:
+            return name
+        found, wanted = self._segments.mismatched[name]
+        layout = self._segments.layouts.get(name)
+        where = f" of {layout.runs[0].tensor.file}" if layout and layout.runs else ""
+        return f"{name} (shape {list(found)}{where} where the model's config asks for {list(wanted)})"
+
+    def _materialise(self, model: Any, fresh: set[str], new: Sequence[str]) -> None:
+        """Give memory to heads and buffers, and values to those that the files hold; flag what has its values."""
+        for name, (places, parameter) in unique(model).items():
+            is_head = name.split(".")[0] in new
+            if name in fresh or is_head:
+                dtype = torch.float32 if is_head else parameter.dtype
+                value = torch.empty(parameter.shape, dtype=dtype) if name in fresh else self._whole(name, dtype)
+                own = torch.nn.Parameter(value, requires_grad=parameter.requires_grad)
+                self._replace(places, parameter, own)
+                parameter = own
+            parameter._is_hf_initialized = name not in fresh  # type: ignore[attr-defined]
+        for module in model.modules():
+            for key, buffer in list(module.named_buffers(recurse=False)):
+                module._buffers[key] = torch.empty_like(buffer, device="cpu") if buffer.is_meta else buffer
+        for name, buffer in model.named_buffers():
+            if name in self._segments.layouts and name not in self._segments.mismatched:
+                buffer.copy_(self._whole(name, buffer.dtype))
+                buffer._is_hf_initialized = True
+
+    def _replace(self, places: "Places", old: torch.nn.Parameter, new: torch.nn.Parameter) -> None:
+        for module, key in places:
+            module._parameters[key] = new
+        self._tied_twice = [tuple(new if p is old else p for p in pair) for pair in self._tied_twice]  # type: ignore[misc]
+
+    def _agree_on_version(self) -> None:
+        """Make sure that all ranks see the same files, and have opened them, before any reads.
+
+        Raises:
+            TrainerError: `BASE_MODEL_CORRUPT`.
+        """
+        own = self.source.fingerprint()
+        extremes = torch.tensor([own, -own], device=self.device)
+        dist.all_reduce(extremes, op=dist.ReduceOp.MIN)
+        if extremes.tolist() != [own, -own]:
+            raise TrainerError(
+                Reason.BASE_MODEL_CORRUPT,
+                f"{self._uri}: the weights are not the same for all ranks: they were replaced while the job started, "
+                f"or nodes hold different copies (spec.baseModel.uri)",
+            )
+
+    def _tie(self, model: Any) -> None:
+        """Tie parameters that the config ties and the files hold twice, if they are equal; else they stay apart."""
+        for first, second in self._tied_twice:
+            if first is second or not hasattr(first, "ds_tensor") or not hasattr(second, "ds_tensor"):
+                continue
+            differ = torch.tensor([int(not torch.equal(first.ds_tensor, second.ds_tensor))], device=self.device)
+            dist.all_reduce(differ)
+            if differ.item():
+                log.warning("base: the config ties weights that differ in the files: they stay apart")
+                continue
+            for places, parameter in unique(model).values():
+                if parameter is first:
+                    self._replace(places, first, second)
+
+    def _report(self, seconds: float) -> Loaded:
+        own = torch.tensor([float(self.source.bytes_read), seconds], dtype=torch.float64, device=self.device)
+        each = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(each, own)
+        return Loaded([int(e[0]) for e in each], [float(e[1]) for e in each])
+
+
+Places = list[tuple[torch.nn.Module, str]]
+"""Modules that hold one parameter, and its key in each."""
+
+
+def unique(model: torch.nn.Module) -> dict[str, tuple[Places, torch.nn.Parameter]]:
+    """Return each parameter once, by its first name, with all the places that hold it."""
+    found: dict[int, tuple[str, Places, torch.nn.Parameter]] = {}
+    for path, key, module, parameter in _slots(model):
+        _, places, _ = found.setdefault(id(parameter), (f"{path}.{key}" if path else key, [], parameter))
+        places.append((module, key))
+    return {name: (places, parameter) for name, places, parameter in found.values()}
+
+
+def _slots(model: torch.nn.Module) -> Iterator[tuple[str, str, torch.nn.Module, torch.nn.Parameter]]:
+    for path, module in model.named_modules():
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                yield path, key, module, parameter
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Tell whether a pattern of a model's dtype plan means a parameter, as transformers matches them."""
+    return re.search(pattern.replace("*", r".*"), name) is not None

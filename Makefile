@@ -99,3 +99,7 @@ demo-down:  ## take the embedded cluster away and check that nothing of it is le
 .PHONY: bench-control-plane
 bench-control-plane: setup tools-api  ## API writes and latencies per job, from the audit log
 	$(PY) tests/bench/control_plane.py
+
+.PHONY: bench-load
+bench-load: setup  ## time, bytes and memory of loading a sharded base, against the library's path
+	$(PY) tests/bench/load.py

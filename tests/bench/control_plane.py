@@ -24,9 +24,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests/cluster"), str(ROOT / "tests")]
 
-from peftjob_cluster import fake_nodes  # noqa: E402
 from peftjob_cluster.control_plane import ControlPlane  # noqa: E402
 from peftjob_cluster.kube import ApiError  # noqa: E402
+from peftjob_testkit.loopback import Namespace  # noqa: E402
 from peftjob_testkit.operator import OPERATOR_USER, Operator, install_operator  # noqa: E402
 
 BARS = (
@@ -68,32 +68,6 @@ class Watch:
         return None
 
 
-def manifest(name: str, message: str, nodes: int = 2) -> dict[str, Any]:
-    """Return a PeftJob whose pods the fake nodes run."""
-    annotations = {fake_nodes.MESSAGE: message}
-    return {
-        "apiVersion": "peftjob.io/v1alpha1",
-        "kind": "PeftJob",
-        "metadata": {"name": name},
-        "spec": {
-            "baseModel": {"uri": "s3://models/m"},
-            "dataset": {"train": "s3://data/d.jsonl"},
-            "output": {"uri": f"s3://adapters/{name}"},
-            "workers": {
-                "nodes": nodes,
-                "processesPerNode": 1,
-                "podTemplate": {"metadata": {"annotations": annotations}},
-            },
-        },
-    }
-
-
-def result(name: str) -> str:
-    """Return the termination message of a worker that published."""
-    adapter = {"uri": f"s3://adapters/{name}", "sha256": "0" * 64, "sizeBytes": 1}
-    return json.dumps({"reason": "Finished", "message": "", "exitCode": 0, "rank": 0, "adapter": adapter})
-
-
 def requests_of(plane: ControlPlane, since: int) -> Iterator[dict[str, Any]]:
     """Yield the operator's requests after the first `since` lines of the audit log."""
     for number, event in enumerate(plane.audit_events()):
@@ -112,17 +86,16 @@ def kinds(events: Iterator[dict[str, Any]], name: str) -> Counter[str]:
     return counts
 
 
-def measure(plane: ControlPlane, jobs: int) -> dict[str, Any]:
+def measure(plane: ControlPlane, namespace: Namespace, jobs: int) -> dict[str, Any]:
     """Run jobs one after the other; return medians and the requests per job."""
     pods, peftjobs = Watch(plane, "/api/v1/pods"), Watch(plane, "/apis/peftjob.io/v1alpha1/peftjobs")
     time.sleep(2)
     created, finished, writes, events, detail = [], [], [], [], Counter()
-    path = "/apis/peftjob.io/v1alpha1/namespaces/default/peftjobs"
     for number in range(jobs + 1):
         name = f"job-{number}"
         lines = sum(1 for _ in plane.audit_events())
         start = time.monotonic()
-        plane.api.create(path, manifest(name, result(name)))
+        namespace.submit(name)
 
         def mine(obj: dict[str, Any], name: str = name) -> bool:
             return obj["metadata"].get("labels", {}).get("peftjob.io/job-name") == name
@@ -157,12 +130,12 @@ def measure(plane: ControlPlane, jobs: int) -> dict[str, Any]:
     }
 
 
-def at_rest(plane: ControlPlane, finished: int, seconds: float) -> dict[str, int]:
+def at_rest(plane: ControlPlane, namespace: Namespace, finished: int, seconds: float) -> dict[str, int]:
     """Return what the operator asks for while so many finished jobs are there and nothing happens."""
-    path = "/apis/peftjob.io/v1alpha1/namespaces/default/peftjobs"
+    path = namespace.peftjobs
     have = len(plane.api.get(path)["items"])
     for number in range(have, finished):
-        plane.api.create(path, manifest(f"job-{number}", result(f"job-{number}"), nodes=1))
+        namespace.submit(f"job-{number}", nodes=1)
 
     def all_done() -> bool:
         states = [job.get("status", {}).get("state") for job in plane.api.get(path)["items"]]
@@ -205,8 +178,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     with control_plane() as (plane, operator):
-        figures = measure(plane, args.jobs)
-        idle = at_rest(plane, args.finished, args.idle)
+        namespace = Namespace(plane, "bench")
+        figures = measure(plane, namespace, args.jobs)
+        idle = at_rest(plane, namespace, args.finished, args.idle)
         memory = operator.resident_mib()
     values = (figures["writes"], figures["events"], figures["created"], figures["finished"], float(sum(idle.values())))
     met = 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from peftjob_api import PeftJobSpec, PeftJobStatus, Reason
+from peftjob_api import AdapterInfo, PeftJobSpec, PeftJobStatus, Reason, TerminationMessage
 
 from .admission import is_queued
 from .restart import Cause, Counts, cause_of, judge
@@ -82,8 +82,8 @@ def _decide(s: Snapshot) -> Decision:
         return _fail(s, Reason.INVALID_SPEC, f"{s.spec_error}: delete the PeftJob and create it anew")
     job = s.job()
     if job is not None and job.complete:
-        if _result(s):
-            return _succeed(s, spec)
+        if (word := _result(s)) and word.adapter:
+            return _succeed(s, spec, word, word.adapter)
         if s.status.retry_at is None:
             text = f"{job.name} completed, but its pods are gone and with them the result; one more gang looks for it"
             return _ended(s, spec, Cause("Disruption", Reason.RESULT_LOST, text))
@@ -250,24 +250,20 @@ def _over(s: Snapshot, status: PeftJobStatus, reason: Reason | str, message: str
     return _stopped(s, status).model_copy(update=update)
 
 
-def _result(s: Snapshot) -> Pod | None:
-    """Return the pod of rank 0, if it left the result of a finished training."""
+def _result(s: Snapshot) -> TerminationMessage | None:
+    """Return the last word of rank 0's pod, if it ended well; a result has an adapter in it."""
     first = next((pod for pod in s.gang() if pod.index == 0 and pod.exit_code == 0), None)
-    return first if first and first.last_word and first.last_word.adapter else None
+    return first.last_word if first else None
 
 
-def _succeed(s: Snapshot, spec: PeftJobSpec) -> Decision:
-    pod = _result(s)
-    assert pod is not None
-    assert pod.last_word is not None
-    assert pod.last_word.adapter is not None
+def _succeed(s: Snapshot, spec: PeftJobSpec, word: TerminationMessage, adapter: AdapterInfo) -> Decision:
     # Where it lies is not for a worker to say.
-    adapter = pod.last_word.adapter.model_copy(update={"uri": spec.output.uri})
+    adapter = adapter.model_copy(update={"uri": spec.output.uri})
     status = _finished(s, _stopped(s, _released(s, s.status)), "Succeeded")
-    if word := pod.last_word.status:
-        if word.step is not None:
-            status = status.model_copy(update={"progress": progress_of(word, status.progress, s.now)})
-        status = status.model_copy(update={"plan": word.plan or status.plan})
+    if worker := word.status:
+        if worker.step is not None:
+            status = status.model_copy(update={"progress": progress_of(worker, status.progress, s.now)})
+        status = status.model_copy(update={"plan": worker.plan or status.plan})
     status = status.model_copy(update={"adapter": adapter})
     text = f"the adapter lies at {adapter.uri}; sha256 of its manifest.json: {adapter.sha256}"
     return Decision(_condition(s, status, "Succeeded", True, Reason.ADAPTER_PUBLISHED, text), requeue=0.0)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from peftjob_api.spec import DEFAULT_EPOCHS
 
-DEFAULT_EPOCHS: Final = 3.0
 DEFAULT_MICRO_BATCH: Final = 8
 
 

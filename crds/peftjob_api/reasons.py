@@ -16,6 +16,7 @@ class Reason(StrEnum):
     DATASET_EMPTY = "DatasetEmpty"
     UNKNOWN_LABEL = "UnknownLabel"
     TARGET_MODULES_NOT_FOUND = "TargetModulesNotFound"
+    DOES_NOT_FIT = "DoesNotFit"
     NON_FINITE_LOSS = "NonFiniteLoss"
     OUT_OF_MEMORY = "OutOfMemory"
     BUCKET_NOT_FOUND = "BucketNotFound"

@@ -197,6 +197,9 @@ class DatasetSpec(ApiModel):
     """columns maps the data's columns to their parts."""
     max_length: Annotated[int, Field(ge=4, le=1048576)] = 512
     """maxLength is the number of tokens after which an example is cut."""
+    packing: bool = False
+    """packing puts several examples into one row of maxLength tokens, each with positions and attention of its own,
+    so that nothing is computed for padding. For CausalLM; the loss is that of the unpacked examples."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         *uri_rules("file", "train", required=True),
@@ -401,6 +404,10 @@ class PeftJobSpec(ApiModel):
     """training says how long, how fast, how precisely."""
     workers: WorkersSpec = WorkersSpec()
     """workers is the gang of pods that trains. Default: one pod with one accelerator."""
+    sharding: Literal["Auto", "Replicate", "Node", "Full"] = "Auto"
+    """sharding says among which ranks the frozen base is partitioned: `Replicate` (none: each holds a copy), `Node`
+    (those of a node), `Full` (all). `Auto` takes the smallest group in which the job fits into memory; a job that
+    fits in none fails with reason DoesNotFit before it loads anything."""
     output: OutputSpec
     """output is where the adapter goes."""
     storage: StorageSpec = StorageSpec()
@@ -431,6 +438,12 @@ class PeftJobSpec(ApiModel):
             lambda s: s.task.type != "CausalLM" or s.dataset.columns.label is None,
             "dataset.columns.label is for SequenceClassification: set task.type to SequenceClassification or remove it",
             ".dataset.columns.label",
+        ),
+        Rule(
+            "self.task.type == 'CausalLM' || !self.dataset.packing",
+            lambda s: s.task.type == "CausalLM" or not s.dataset.packing,
+            "dataset.packing is for CausalLM, which learns each token: remove it",
+            ".dataset.packing",
         ),
         Rule(
             "!has(self.training.evaluation) || has(self.dataset.validation)",

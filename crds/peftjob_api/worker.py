@@ -108,7 +108,10 @@ class PlanInfo(WireModel):
     """How the base model lies on the ranks."""
 
     shard_group: Annotated[str, StringConstraints(max_length=32)]
-    """shardGroup among whose ranks the frozen base is partitioned: `Full` for all ranks of the job."""
+    """shardGroup among whose ranks the frozen base is partitioned: `Replicate` (none), `Node` (those of a node),
+    `Nodes` (those of several), `Full` (all of the job)."""
+    shard_ranks: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    """shardRanks is the number of ranks that hold one copy of the base together."""
     ranks: Annotated[int, Field(ge=1, le=2**31 - 1)]
     """ranks in all."""
     base_parameters: Annotated[int, Field(ge=0, le=2**62)]
@@ -117,6 +120,10 @@ class PlanInfo(WireModel):
     """baseBytesPerRank is what each rank holds of the frozen base, in bytes."""
     trainable_parameters: Annotated[int, Field(ge=0, le=2**62)]
     """trainableParameters is the number of trained parameters, whole and fp32 on every rank."""
+    peak_bytes_per_rank: Annotated[int, Field(ge=0, le=2**62)] | None = None
+    """peakBytesPerRank is the most memory that a rank is expected to need, in bytes."""
+    memory_bytes_per_rank: Annotated[int, Field(ge=0, le=2**62)] | None = None
+    """memoryBytesPerRank is the memory that a rank can have: of its accelerator, or its share of the pod's."""
 
 
 class AdapterInfo(WireModel):

@@ -8,6 +8,7 @@ from peftjob_api import ExitCode, Reason
 _CODES: dict[Reason, ExitCode] = {
     Reason.INVALID_CONFIG: ExitCode.BAD_CONFIG,
     Reason.TARGET_MODULES_NOT_FOUND: ExitCode.BAD_CONFIG,
+    Reason.DOES_NOT_FIT: ExitCode.BAD_CONFIG,
     Reason.NON_FINITE_LOSS: ExitCode.BAD_CONFIG,
     Reason.OUT_OF_MEMORY: ExitCode.BAD_CONFIG,
     Reason.BASE_MODEL_NOT_FOUND: ExitCode.INPUT_NOT_FOUND,

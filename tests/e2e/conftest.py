@@ -114,6 +114,7 @@ def small_job() -> Callable[..., Object]:
             "dataset": {"train": "s3://datasets/sentiment/train.csv", "maxLength": 16},
             "training": {"maxSteps": 4, "batchSize": 16, "learningRate": 1e-3, "precision": "FP32", "logEverySteps": 1},
             "workers": {"nodes": nodes, "processesPerNode": 1},
+            "sharding": "Full",  # what a large base would get
             "output": {"uri": f"s3://adapters/e2e/{name}-{uuid.uuid4().hex[:6]}"},
             "storage": {"s3": {"endpoint": IN_CLUSTER_S3, "secretName": "s3-credentials"}},
             "maxRestarts": 0,

@@ -92,6 +92,7 @@ def job(folder: Path, *, model: str, train: str, kind: str, **spec: Any) -> dict
         "dataset": {"train": f"file://{folder}/{train}", "maxLength": 64, **spec.pop("dataset", {})},
         "training": {**training, **spec.pop("training", {})},
         "workers": {"processesPerNode": 2},
+        "sharding": "Full",
         "output": {"uri": f"file://{folder}/out"},
         **spec,
     }

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from peftjob_api import JobIdentity, Reason
@@ -33,6 +34,17 @@ def safetensors(tensors: dict[str, int], cut: int = 0) -> bytes:
     text = json.dumps(header).encode()
     whole = struct.pack("<Q", len(text)) + text + bytes(at)
     return whole[: len(whole) - cut]
+
+
+def described(**header: Any) -> bytes:
+    """Return a file of 16 bytes of data with a header of its own."""
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(16)
+
+
+def vector(length: int, begin: int, end: int, dtype: str = "F32") -> dict[str, Any]:
+    """Return what a header says of a tensor."""
+    return {"dtype": dtype, "shape": [length], "data_offsets": [begin, end]}
 
 
 SMALL = {"config.json": b"{}", "tokenizer.json": b"{}"}
@@ -141,6 +153,54 @@ BAD_MODELS = [
         {**SHARDED, "model-2.safetensors": safetensors({"tail": 8})},
         Reason.BASE_MODEL_CORRUPT,
         ("model-2.safetensors", "'head'"),
+    ),
+    BadModel(
+        "a tensor in two shards",
+        {**SHARDED, "model-2.safetensors": safetensors({"head": 8, "embed": 8})},
+        Reason.BASE_MODEL_CORRUPT,
+        ("model-2.safetensors", "'embed'", "model-1.safetensors too"),
+    ),
+    BadModel(
+        "a header longer than the file",
+        {**SMALL, "model.safetensors": struct.pack("<Q", 10_000) + safetensors({"embed": 8})[8:]},
+        Reason.BASE_MODEL_CORRUPT,
+        ("model.safetensors", "no whole header"),
+    ),
+    BadModel(
+        "a header that is no JSON",
+        {**SMALL, "model.safetensors": struct.pack("<Q", 9) + b"{'embed':" + bytes(32)},
+        Reason.BASE_MODEL_CORRUPT,
+        ("model.safetensors", "its header is damaged"),
+    ),
+    BadModel(
+        "tensors that overlap",
+        {**SMALL, "model.safetensors": described(embed=vector(3, 0, 12), head=vector(2, 8, 16))},
+        Reason.BASE_MODEL_CORRUPT,
+        ("model.safetensors", "'head'", "begins at byte 8", "ends at 12"),
+    ),
+    BadModel(
+        "a hole between tensors",
+        {**SMALL, "model.safetensors": described(embed=vector(1, 0, 4), head=vector(2, 8, 16))},
+        Reason.BASE_MODEL_CORRUPT,
+        ("model.safetensors", "'head'", "begins at byte 8", "ends at 4"),
+    ),
+    BadModel(
+        "a tensor that ends before it begins",
+        {**SMALL, "model.safetensors": described(embed=vector(4, 16, 0))},
+        Reason.BASE_MODEL_CORRUPT,
+        ("model.safetensors", "'embed'", "offsets"),
+    ),
+    BadModel(
+        "a shape that does not fit the bytes",
+        {**SMALL, "model.safetensors": described(embed=vector(5, 0, 16))},
+        Reason.BASE_MODEL_CORRUPT,
+        ("model.safetensors", "'embed'", "shape and dtype"),
+    ),
+    BadModel(
+        "a dtype that does not fit the bytes",
+        {**SMALL, "model.safetensors": described(embed=vector(4, 0, 16, "BF16"))},
+        Reason.BASE_MODEL_CORRUPT,
+        ("model.safetensors", "'embed'", "shape and dtype"),
     ),
     BadModel(
         "an index that is none",

@@ -56,7 +56,7 @@ class Stage:
             for at, run in layouts[target.name].part(target.start, target.stop):
                 into = target.into[at : at + run.count]
                 if into.device.type == "cpu" and into.dtype == run.tensor.dtype:
-                    straight.append(_read(run, into))
+                    straight.append(_read(run, into, is_new=True))
                 else:
                     staged += _halves(run, into)
         if straight:
@@ -82,22 +82,22 @@ class Stage:
             for passage, view in zip(batch, views, strict=True):
                 passage.into.copy_(view, non_blocking=on_device)
             if on_device:
-                copied[own] = torch.cuda.Event()
-                copied[own].record()
+                # The stream of these copies: that of our device, which need not be the current one.
+                copied[own] = torch.cuda.current_stream(self._device).record_event()
         if on_device:
-            torch.cuda.synchronize(self._device)  # the buffers go
+            torch.cuda.synchronize(self._device)  # other streams may use the values at once
 
 
 def byte_reads(layout: Layout, start: int, into: torch.Tensor) -> Iterator[Read]:
-    """Yield what to read for the elements from `start` on, of the file's dtype, into a flat tensor on the CPU."""
+    """Yield what to read for the elements from `start` on, of the file's dtype, into a new flat tensor on the CPU."""
     for at, run in layout.part(start, start + into.numel()):
-        yield _read(run, into[at : at + run.count])
+        yield _read(run, into[at : at + run.count], is_new=True)
 
 
-def _read(run: Run, into: torch.Tensor) -> Read:
+def _read(run: Run, into: torch.Tensor, is_new: bool = False) -> Read:
     offset = run.tensor.offset + run.start * run.tensor.dtype.itemsize
     into_bytes = memoryview(into.view(torch.uint8).numpy())  # type: ignore[arg-type]
-    return Read(run.tensor.file, offset, into_bytes, run.tensor.name)
+    return Read(run.tensor.file, offset, into_bytes, run.tensor.name, is_new)
 
 
 def _halves(run: Run, into: torch.Tensor) -> Iterator[_Passage]:

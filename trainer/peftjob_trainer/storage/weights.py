@@ -108,7 +108,7 @@ def verify_weights(folder: Path, uri: str) -> Weights:
 
 
 def check_index(folder: Path, uri: str, files: Mapping[str, WeightsFile]) -> None:
-    """Check that every file holds the tensors that the index promises of it.
+    """Check that every file holds the tensors that the index promises of it, and that no two hold the same.
 
     Raises:
         TrainerError: `BASE_MODEL_CORRUPT`, naming the file and the tensor.
@@ -118,6 +118,11 @@ def check_index(folder: Path, uri: str, files: Mapping[str, WeightsFile]) -> Non
     for tensor, name in _weight_map(folder, uri).items():
         if tensor not in files[name].tensors:
             raise corrupt(uri, name, f"{INDEX_NAME} says that tensor {tensor!r} is in it, but it is not")
+    owner: dict[str, str] = {}
+    for name, file in sorted(files.items()):
+        for tensor in file.tensors:
+            if owner.setdefault(tensor, name) != name:
+                raise corrupt(uri, name, f"tensor {tensor!r} is in it and in {owner[tensor]} too")
 
 
 def _local_file(path: Path, uri: str) -> WeightsFile:
@@ -164,7 +169,14 @@ def read_header(read: Callable[[int, int], bytes], size: int, tag: str, name: st
                 raise corrupt(uri, name, f"tensor {tensor!r}: its offsets do not fit its shape and dtype")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise corrupt(uri, name, f"its header is damaged ({error})") from error
-    whole = 8 + length + max((end for _, _, end in tensors.values()), default=0)
+    at = 0
+    for begin, end, tensor in sorted((begin, end, tensor) for tensor, (_, begin, end) in tensors.items()):
+        if begin != at:  # as the format demands, so that no byte means two things, or nothing
+            raise corrupt(
+                uri, name, f"tensor {tensor!r} begins at byte {begin} of the data, what is before ends at {at}"
+            )
+        at = end
+    whole = 8 + length + at
     if size < whole:
         lacking = min((begin, tensor) for tensor, (_, begin, end) in tensors.items() if 8 + length + end > size)[1]
         raise corrupt(uri, name, f"it is cut short: {size} of {whole} bytes, tensor {lacking!r} is incomplete")

@@ -1,5 +1,7 @@
 """Which requests are made for which reads, and local files that are not what they were."""
 
+import ctypes
+import mmap
 import os
 import shutil
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 from peftjob_api import Reason
 from peftjob_api.spec import StorageSpec
 from peftjob_trainer.exits import TrainerError
-from peftjob_trainer.sharding.sources import LocalSource, Read, open_source, pieces, scatter
+from peftjob_trainer.sharding.sources import LocalSource, Read, open_source, pieces, populate, scatter
 from safetensors.numpy import save_file
 
 
@@ -126,3 +128,20 @@ def test_fingerprints_tell_other_tensors_apart(folder: Path, tmp_path_factory: p
     first = opened(folder).fingerprint()
     assert first == opened(folder).fingerprint() != opened(other).fingerprint()
     assert 0 <= first < 2**63
+
+
+def resident(memory: mmap.mmap) -> int:
+    """Return how many pages of a mapping have memory."""
+    libc, pages = ctypes.CDLL(None), (ctypes.c_ubyte * (len(memory) // mmap.PAGESIZE))()
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(len(memory)), pages) == 0
+    return sum(page & 1 for page in pages)
+
+
+def test_new_memory_is_mapped_at_once_and_keeps_what_is_beside_it() -> None:
+    memory = mmap.mmap(-1, 64 * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory[0] = 7
+    assert resident(memory) == 1
+    populate([memoryview(memory)[100 : 20 * mmap.PAGESIZE + 1], memoryview(memory)[-10:]])
+    assert resident(memory) == 21  # what is less than a page is left to who writes there
+    assert memory[0] == 7

@@ -6,35 +6,26 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from torch.nn.functional import cross_entropy as whole_cross_entropy
 
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
-from architectures import ARCHITECTURES, CAUSAL, LLAMA, Architecture  # noqa: E402 (after the path)
+from architectures import CAUSAL, LLAMA, Architecture  # noqa: E402 (after the path)
+from decoders import DECODERS as DENSE_DECODERS  # noqa: E402
+from decoders import MAMBA, make  # noqa: E402
 from peftjob_trainer.data.types import IGNORED  # noqa: E402
 from peftjob_trainer.tasks import cross_entropy  # noqa: E402
 
-DECODERS = [a for a in ARCHITECTURES if a.auto == CAUSAL and a.stored == a.run == "float32" and not a.shards] + [
+DECODERS = [
+    *DENSE_DECODERS,
     Architecture("gemma2, capped", CAUSAL, "gemma2", {**LLAMA, "head_dim": 12, "final_logit_softcapping": 2.0}),
     Architecture("granite, divided", CAUSAL, "granite", {**LLAMA, "logits_scaling": 3.0}),
     Architecture("cohere, multiplied", CAUSAL, "cohere", {**LLAMA, "logit_scale": 0.3}),
-    Architecture("mamba", CAUSAL, "mamba", {k: LLAMA[k] for k in ("vocab_size", "hidden_size", "num_hidden_layers")}),
+    MAMBA,
 ]
 ROWS_AT_ONCE = 5
 SUPERVISED = 7 + 6 + 4
 TOLERANCE = 1e-6
-
-
-def make(architecture: Architecture) -> Any:
-    """Return a random, frozen model without dropout."""
-    torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(architecture.model_type, **architecture.settings)
-    model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    model.config.use_cache = False
-    for parameter in model.parameters():
-        parameter.requires_grad_(False).normal_(0, 0.05)
-    return model
 
 
 def batch(model: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from .data import Example
-from .order import deal, pack
+from .order import deal_by_length, pack
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Batching:
         shortest = [[min(range(len(examples)), key=lengths.__getitem__)]]
         rows = pack(lengths, self.row_tokens, world) if self.row_tokens else [[i] for i in range(len(examples))]
         tokens = [sum(lengths[i] for i in row) for row in rows]
-        for chosen in deal(tokens, rank, world, self.micro_batch * at_once):
+        for chosen in deal_by_length(tokens, rank, world, self.micro_batch * at_once):
             own = [rows[row] for row in chosen]
             batch = self._collate([[examples[i] for i in row] for row in own or shortest])
             batch = batch if own else self.task.silence(batch)

@@ -42,7 +42,7 @@ def global_batch(examples: int, batch_size: int, seed: int, step: int) -> list[i
     return [int(i) for i in order[position * batch_size : (position + 1) * batch_size]]
 
 
-def deal(lengths: Sequence[int], rank: int, world: int, micro_batch: int) -> list[list[int]]:
+def deal_by_length(lengths: Sequence[int], rank: int, world: int, micro_batch: int) -> list[list[int]]:
     """Return a rank's micro batches of rows, as indices; every rank gets equally many, of which the last may be empty.
 
     Neighbours in length are computed at once, on all ranks, since rows are padded to the longest of their micro batch

@@ -5,7 +5,7 @@ import math
 import random
 
 import pytest
-from peftjob_trainer.order import Length, deal, global_batch, length_of, pack
+from peftjob_trainer.order import Length, deal_by_length, global_batch, length_of, pack
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def lengths(count: int) -> list[int]:
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 @pytest.mark.parametrize("micro", [1, 4, 16])
 def test_all_ranks_take_equally_many_micro_steps_and_share_the_batch(count: int, world: int, micro: int) -> None:
-    shares = [deal(lengths(count), rank, world, micro) for rank in range(world)]
+    shares = [deal_by_length(lengths(count), rank, world, micro) for rank in range(world)]
     assert {len(share) for share in shares} == {math.ceil(math.ceil(count / world) / micro)}
     assert max(len(part) for share in shares for part in share) <= micro
     assert sorted(itertools.chain(*itertools.chain(*shares))) == list(range(count))
@@ -66,14 +66,14 @@ def test_all_ranks_take_equally_many_micro_steps_and_share_the_batch(count: int,
 
 def test_what_is_computed_at_the_same_time_is_of_similar_length() -> None:
     given = [5, 60, 7, 58, 6, 59, 8, 57]
-    first, second = (deal(given, rank, 2, 2) for rank in range(2))
+    first, second = (deal_by_length(given, rank, 2, 2) for rank in range(2))
     assert [[given[i] for i in part] for part in first] == [[60, 58], [8, 6]]
     assert [[given[i] for i in part] for part in second] == [[59, 57], [7, 5]]
 
 
 def test_equal_lengths_keep_their_order() -> None:
-    assert deal([3] * 6, 0, 2, 2) == [[0, 2], [4]]
-    assert deal([3] * 6, 1, 2, 2) == [[1, 3], [5]]
+    assert deal_by_length([3] * 6, 0, 2, 2) == [[0, 2], [4]]
+    assert deal_by_length([3] * 6, 1, 2, 2) == [[1, 3], [5]]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 13, 200])

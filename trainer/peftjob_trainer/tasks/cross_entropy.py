@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from ..data.types import IGNORED
 
-CHUNK_BYTES: Final = {"cpu": 2**24, "cuda": 2**28}
+CHUNK_BYTES: Final = {"cpu": 2**25, "cuda": 2**28}
 """Logits in fp32 that exist at once. On a CPU they stay where they are reused; a GPU needs enough rows to be busy."""
 
 Way = Literal["chunked", "chosen", "whole"]

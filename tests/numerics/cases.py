@@ -34,6 +34,7 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
         "completions, accumulated": job(clm, "completions-33.jsonl", training=parts),
         "classes, at once": job(cls, "classes-45.jsonl", training=whole),
         "classes, accumulated": job(cls, "classes-33.jsonl", training=parts),
+        "packed": job(clm, "completions-45.jsonl", training=parts, dataset={"packing": True}),
         "checkpointed": job(clm, "completions-45.jsonl", training={**whole, "gradientCheckpointing": True}),
         "checkpointed classes": job(cls, "classes-45.jsonl", training={**whole, "gradientCheckpointing": True}),
         "dropout": job(clm, "completions-45.jsonl", training={"maxSteps": 3}, method=dropout),

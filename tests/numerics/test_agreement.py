@@ -55,6 +55,12 @@ def test_gradient_checkpointing_changes_no_loss(one: Any, two: Any) -> None:
         assert worst(results["checkpointed classes"]["losses"], results["classes, at once"]["losses"]) <= 1e-6
 
 
+def test_packing_changes_no_loss(one: Any, two: Any) -> None:
+    for results in (one, two[0]):
+        assert worst(results["packed"]["losses"], results["completions, at once"]["losses"]) <= 1e-5
+        assert largest_difference(results["packed"]["gradients"], one["completions, at once"]["gradients"]) <= GRADIENTS
+
+
 def test_dropout_is_a_function_of_seed_step_and_rank(one: Any, two: Any) -> None:
     for results in (one, two[0]):
         first, again = results["dropout"], results["dropout again"]

@@ -1,29 +1,24 @@
 """Evaluates a split over all ranks. Called by `train`; every rank takes the same number of batches."""
 
 from collections.abc import Sequence
-from types import ModuleType
 
 import torch
 import torch.distributed as dist
 
+from .batches import Batching
 from .data import Example
-from .order import deal
 from .sharding import Sharded
 
 
 @torch.no_grad()
-def evaluate(
-    sharded: Sharded, task: ModuleType, examples: Sequence[Example], pad: int, micro_batch: int, device: torch.device
-) -> dict[str, float]:
+def evaluate(sharded: Sharded, batching: Batching, examples: Sequence[Example]) -> dict[str, float]:
     """Return the task's metrics of the model as it is, the same on all ranks."""
-    rank, world = dist.get_rank(), dist.get_world_size()
+    task, device = batching.task, batching.device
     sharded.model.eval()
     total = torch.zeros((), dtype=torch.float64, device=device)
     predicted = torch.zeros(len(examples), dtype=torch.int64, device=device)
     seen = False
-    for indices in deal(range(len(examples)), rank, world, micro_batch * task.EVALUATION_BATCHES):
-        batch = task.collate([examples[i] for i in indices or [0]], pad)
-        batch = {k: v.to(device) for k, v in (batch if indices else task.silence(batch)).items()}
+    for indices, batch in batching.micro_batches(examples, task.EVALUATION_BATCHES):
         with sharded.autocast():
             loss, classes = task.loss_sum(sharded.model, batch)
         total += loss.double()

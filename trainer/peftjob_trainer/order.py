@@ -1,9 +1,11 @@
-"""Which example is computed when, where: pure functions of seed, step and world size. Called by `train` and `evaluate`.
+"""Which example is computed when, where: pure functions of seed, step and world size. Called by `train` and `batches`.
 
 The order of the samples knows nothing of the world size, so that a run on other workers sees the same data. All ranks
 derive everything from the same numbers, so they agree on the number of micro steps without a word.
 """
 
+import bisect
+import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,8 +42,44 @@ def global_batch(examples: int, batch_size: int, seed: int, step: int) -> list[i
     return [int(i) for i in order[position * batch_size : (position + 1) * batch_size]]
 
 
-def deal(indices: Sequence[int], rank: int, world: int, micro_batch: int) -> list[list[int]]:
-    """Return a rank's micro batches of some examples; every rank gets equally many, some of which may be empty."""
-    count = math.ceil(math.ceil(len(indices) / world) / micro_batch)
-    own = indices[rank::world]
-    return [list(own[i * micro_batch : (i + 1) * micro_batch]) for i in range(count)]
+def deal_by_length(lengths: Sequence[int], rank: int, world: int, micro_batch: int) -> list[list[int]]:
+    """Return a rank's micro batches of rows, as indices; every rank gets equally many, of which the last may be empty.
+
+    Neighbours in length are computed at once, on all ranks, since rows are padded to the longest of their micro batch
+    and ranks wait for each other; the longest first, so that too little memory shows at once.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    at_once = world * micro_batch
+    return [order[start : start + at_once][rank::world] for start in range(0, len(order), at_once)]
+
+
+def pack(lengths: Sequence[int], longest: int, multiple: int) -> list[list[int]]:
+    """Return rows of at most `longest` tokens, as indices of the examples in each.
+
+    As few rows as best-fit decreasing needs, rounded up to a multiple (of the ranks), and of equal length where that
+    fits: what one rank does not compute, it waits for.
+
+    Args:
+        lengths: Tokens of each example, none above `longest`.
+        longest: Tokens of a row.
+        multiple: Of what the number of rows is to be one, if there are as many examples.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    rows: list[list[int]] = []
+    room: list[tuple[int, int]] = []
+    """Free tokens and row, ascending."""
+    for i in order:
+        place = bisect.bisect_left(room, (lengths[i], 0))
+        free, row = room.pop(place) if place < len(room) else (longest, len(rows))
+        if row == len(rows):
+            rows.append([])
+        rows[row].append(i)
+        bisect.insort(room, (free - lengths[i], row))
+    wanted = min(len(lengths), math.ceil(len(rows) / multiple) * multiple)
+    even: list[list[int]] = [[] for _ in range(wanted)]
+    filled = [(0, row) for row in range(wanted)]
+    for i in order:
+        tokens, row = heapq.heappop(filled)
+        even[row].append(i)
+        heapq.heappush(filled, (tokens + lengths[i], row))
+    return even if max(filled)[0] <= longest else rows

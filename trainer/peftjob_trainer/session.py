@@ -32,7 +32,7 @@ from .report import write_report
 from .sharding import Base, Sharded
 from .storage import open_store
 from .storage.uris import parse
-from .tasks import task_of
+from .tasks import packing, task_of
 from .train import Run, evaluate_split, train
 
 log = logging.getLogger(__name__)
@@ -190,6 +190,8 @@ def load_model(go: Go, splits: Splits, tokenizer: Any, precision: torch.dtype, d
     method = method_of(spec.method)
     base = Base(go.model, spec.base_model.uri, spec.storage, precision, device, spec.training.seed)
     model, head = task_of(spec.task).skeleton(base, splits.labels)
+    if spec.dataset.packing:
+        packing.check_takes_positions(model)
     base.prepare(model, head)
     model.config.pad_token_id = tokenizer.pad_token_id
     model = method.inject(model, spec.method, spec.task.type, head, spec.training.seed)
@@ -201,7 +203,10 @@ def load_model(go: Go, splits: Splits, tokenizer: Any, precision: torch.dtype, d
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
-    return Sharded(model, method.trainable(model), spec.training)
+    sharded = Sharded(model, method.trainable(model), spec.training)
+    if spec.dataset.packing:
+        packing.check_keeps_apart(model, sharded.autocast, device)
+    return sharded
 
 
 def describe(plan: PlanInfo, whole: int) -> str:

@@ -17,11 +17,12 @@ import torch
 import torch.distributed as dist
 from peftjob_api import PeftJobSpec, Reason
 
+from .batches import Batching
 from .data import Example, Splits
 from .evaluate import evaluate
 from .exits import TrainerError
 from .history import METRIC_KEYS, EvalRecord, History, StepRecord, deciding_metric, is_better
-from .order import DEFAULT_MICRO_BATCH, deal, global_batch, length_of
+from .order import DEFAULT_MICRO_BATCH, global_batch, length_of
 from .progress import Progress
 from .schedule import learning_rate
 from .sharding import Sharded, measured
@@ -47,9 +48,16 @@ class Run:
     """Whether this rank was told to stop (SIGTERM)."""
 
     @property
-    def micro_batch(self) -> int:
-        """Examples that one device computes at once."""
-        return self.spec.training.micro_batch_size or min(DEFAULT_MICRO_BATCH, self.spec.training.batch_size)
+    def batching(self) -> Batching:
+        """How examples become batches."""
+        training, dataset = self.spec.training, self.spec.dataset
+        return Batching(
+            task=self.task,
+            pad=self.pad,
+            micro_batch=training.micro_batch_size or min(DEFAULT_MICRO_BATCH, training.batch_size),
+            row_tokens=dataset.max_length if dataset.packing else None,
+            device=self.device,
+        )
 
 
 def train(run: Run) -> History:
@@ -95,15 +103,12 @@ def train(run: Run) -> History:
 
 def forward_backward(run: Run, step: int, batch: list[Example]) -> float:
     """Compute this rank's share of a global batch; return its share of the loss, leave that of the gradients."""
-    rank, world = dist.get_rank(), dist.get_world_size()
     supervised = max(1, sum(run.task.count(example) for example in batch))
     total = torch.zeros((), device=run.device)
-    for micro, indices in enumerate(deal(range(len(batch)), rank, world, run.micro_batch)):
-        reseed(run.spec.training.seed, step, micro, rank)
-        tensors = run.task.collate([batch[i] for i in indices or [0]], run.pad)
-        tensors = tensors if indices else run.task.silence(tensors)
+    for micro, (_, tensors) in enumerate(run.batching.micro_batches(batch)):
+        reseed(run.spec.training.seed, step, micro, dist.get_rank())
         with run.sharded.autocast():
-            loss, _ = run.task.loss_sum(run.sharded.model, {k: v.to(run.device) for k, v in tensors.items()})
+            loss, _ = run.task.loss_sum(run.sharded.model, tensors)
         loss = loss / supervised
         run.sharded.backward(loss)
         total += loss.detach()
@@ -136,7 +141,7 @@ def evaluate_split(run: Run, history: History, split: str) -> EvalRecord:
         examples = examples[: run.spec.training.evaluation.max_samples]
     before = run.progress.status.phase
     run.progress.phase("Evaluating")
-    metrics = evaluate(run.sharded, run.task, examples, run.pad, run.micro_batch, run.device)
+    metrics = evaluate(run.sharded, run.batching, examples)
     record = EvalRecord(history.steps[-1].step if history.steps else 0, split, metrics)
     history.evaluations.append(record)
     run.progress.evaluation(record)

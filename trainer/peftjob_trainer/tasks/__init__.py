@@ -1,8 +1,9 @@
-"""Tasks, one module each with the same names; chosen by `spec.task.type`. Used by `rank`, `train` and `evaluate`.
+"""Tasks, one module each with the same names; chosen by `spec.task.type`. Used by `rank`, `batches` and `evaluate`.
 
 `skeleton(base, labels)` -> model without data, names of new modules; `count(example)` -> what the loss is divided by;
-`collate(examples, pad)` -> a batch; `silence(batch)` -> the same with nothing supervised; `loss_sum(model, batch)` ->
-sum of losses and predictions; `metrics(...)`; `EVALUATION_BATCHES`.
+`collate(examples, pad)` -> a batch, and `collate_packed(rows, pad)` where examples can share a row; `silence(batch)` ->
+the same with nothing supervised; `loss_sum(model, batch)` -> sum of losses and predictions; `metrics(...)`;
+`EVALUATION_BATCHES`.
 """
 
 from types import ModuleType

@@ -36,9 +36,9 @@ _EXPERTS = {
     "num_key_value_heads": 2, "num_experts_per_tok": 2,
 }  # fmt: skip
 MODELS = {
-    "llama-20m": Model(CAUSAL, "llama", {
-        **_LLAMA, "vocab_size": 4000, "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 8,
-        "tie_word_embeddings": True}),
+    "llama-26m": Model(CAUSAL, "llama", {
+        **_LLAMA, "vocab_size": 8000, "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 8,
+        "tie_word_embeddings": False}),
     "llama-33m": Model(CAUSAL, "llama", {
         **_LLAMA, "vocab_size": 32000, "hidden_size": 512, "intermediate_size": 960, "num_hidden_layers": 8,
         "tie_word_embeddings": True}),

@@ -1,11 +1,11 @@
 """What PeftJob costs beside today's stack (HF Trainer, DeepSpeed ZeRO-3, peft): loading, traffic, saving, steps.
 
-Usage: bench.py [--only load,reads,traffic,steps] [--quick] [--rounds N] [--device cpu|cuda] [--json FILE]
+Usage: bench.py [--only PARTS] [--quick] [--rounds N] [--device cpu|cuda] [--json FILE]
 
-Each part runs ours and theirs on the same models, data, seeds and versions, in turns and in fresh processes, and holds
-what it counts against a bar. Counts carry over to other machines, times do not: they stand as ratios. With
-`--device cuda` only the part `device` runs, on one accelerator. `--quick` checks the bench itself, on small models and
-with one round: its ratios of times mean nothing.
+The parts are `load`, `reads`, `traffic` and `steps`. Each runs ours and theirs on the same models, data, seeds and
+versions, in turns and in fresh processes, and holds what it counts against a bar. Counts carry over to other machines,
+times do not: they stand as ratios. With `--device cuda` only the part `device` runs, on one accelerator. `--quick`
+checks the bench itself, on small models and with one round: its ratios of times mean nothing.
 """
 
 import argparse
@@ -13,6 +13,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import device as device_part
+import load
+import reads
+import steps
 import traffic
 from kit.command import finish, scratch
 from kit.table import Found
@@ -22,7 +26,14 @@ Part = Callable[[Path], Found]
 
 def parts(device: str, rounds: int, *, quick: bool) -> dict[str, Part]:
     """Return the parts for a device, in their order."""
-    return {"traffic": lambda folder: traffic.measure(folder, quick=quick)}
+    if device == "cuda":
+        return {"device": lambda folder: device_part.measure(folder, rounds, quick=quick)}
+    return {
+        "load": lambda folder: load.measure(folder / "model", folder, 2, rounds, layers=2 if quick else 22),
+        "reads": lambda folder: reads.measure(folder, quick=quick),
+        "traffic": lambda folder: traffic.measure(folder, quick=quick),
+        "steps": lambda folder: steps.measure(folder, rounds, quick=quick),
+    }
 
 
 def main() -> None:

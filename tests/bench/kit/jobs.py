@@ -44,11 +44,12 @@ def job(
     nodes: int = 1,
     ranks: int = 2,
     rank: int = 16,
+    accelerator: bool = False,
     storage: dict[str, Any] | None = None,
     dataset: dict[str, Any] | None = None,
     **training: Any,
 ) -> dict[str, Any]:
-    """Return a PeftJob that trains LoRA on the CPU, in fp32 unless `training` says otherwise.
+    """Return a PeftJob that trains LoRA, in fp32 unless `training` says otherwise.
 
     Args:
         model: Its uri.
@@ -56,8 +57,9 @@ def job(
         output: Where the adapter goes; a folder that no other job has.
         sharding: `spec.sharding`.
         nodes: `spec.workers.nodes`.
-        ranks: `spec.workers.processesPerNode`.
+        ranks: Of each node.
         rank: Of LoRA.
+        accelerator: Whether each rank has one, instead of training on the CPU.
         storage: `spec.storage`.
         dataset: Changes to `spec.dataset`.
         training: Changes to `spec.training`.
@@ -67,7 +69,7 @@ def job(
         "method": {"type": "LoRA", "lora": {"rank": rank, "alpha": 2 * rank}},
         "dataset": {"train": f"file://{train}", "maxLength": 256, **(dataset or {})},
         "training": {"precision": "FP32", "learningRate": 1e-3, "logEverySteps": 100000, **training},
-        "workers": {"nodes": nodes, "processesPerNode": ranks},
+        "workers": {"nodes": nodes, "gpusPerNode" if accelerator else "processesPerNode": ranks},
         "sharding": sharding,
         "output": {"uri": f"file://{output}"},
         **({"storage": storage} if storage else {}),

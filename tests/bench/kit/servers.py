@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 COMMIT = "c" * 40
@@ -55,6 +55,17 @@ class CountingProxy:
             sink.shutdown(socket.SHUT_WR)
         except OSError:
             sink.close()  # either side may hang up
+
+
+@contextmanager
+def counted(storage: dict[str, Any] | None) -> Iterator[tuple[dict[str, Any] | None, CountingProxy | None]]:
+    """Yield a `spec.storage` that leads through a proxy of this process, and the proxy; None where there is none."""
+    kind = next((kind for kind in ("s3", "huggingFace") if kind in (storage or {})), None)
+    if storage is None or kind is None:
+        yield storage, None
+        return
+    with CountingProxy(storage[kind]["endpoint"]) as proxy:
+        yield {**storage, kind: {**storage[kind], "endpoint": proxy.endpoint}}, proxy
 
 
 class _Hub(BaseHTTPRequestHandler):

@@ -5,6 +5,7 @@ Where `task["zero"]` is false it runs without DeepSpeed, as one does on a single
 """
 
 import math
+import os
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -113,7 +114,11 @@ def run(task: dict[str, Any], place: Place, meeting: Meeting) -> dict[str, Any]:
     collectives.install()
     collectives.phase = "Loading"
     device = session.choose_device(spec, place)
-    session.connect(place, device)
+    if zero:
+        session.connect(place, device)
+    else:
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # or accelerate would make a process group
+            os.environ.pop(name)
     wires = interface_bytes()
     arguments = arguments_of(spec, folder, place.world, zero=zero)  # first: `from_pretrained` then partitions
     model = load(spec, arguments)

@@ -7,7 +7,6 @@ progress that the session reports: so it holds for any shard group, however that
 import functools
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import torch
 from kit.collectives import Collectives
 from kit.meeting import Meeting
 from kit.process import bytes_read, interface_bytes, peak_memory, reset_peak_memory, resident_memory
-from kit.servers import CountingProxy
+from kit.servers import counted
 from peftjob_api import PeftJob, PlanInfo, RunConfig
 from peftjob_trainer import session
 from peftjob_trainer.handoff import Go, Place
@@ -99,10 +98,9 @@ def run(task: dict[str, Any], place: Place, meeting: Meeting) -> list[dict[str, 
     """Run `task["jobs"]`, each a dictionary; return what each took.
 
     Of a job: `body`, a PeftJob; `model`, the local folder of its base; `only_load`; `counts_wires`, whether ranks wait
-    for each other after each step, so that no byte of a step is seen in another; `s3`, `hub`: addresses that are
-    reached through a proxy of this rank, which counts.
+    for each other after each step, so that no byte of a step is seen in another. A storage service is reached through
+    a proxy of this rank, which counts.
     """
-    os.environ.update(task.get("environment", {}))
     collectives = Collectives(place.world // task["nodes"])
     collectives.install()
     session.connect = functools.cache(session.connect)  # the jobs meet once
@@ -113,12 +111,15 @@ def one(job: dict[str, Any], place: Place, meeting: Meeting, collectives: Collec
     """Run one job."""
     collectives.forget()
     collectives.phase = "Starting"
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     watched = Watched(collectives, meeting if job.get("counts_wires") else None)
     fell_back = FellBack()
     logging.getLogger("peftjob_trainer").addHandler(fell_back)
     wires, began = interface_bytes(), bytes_read()
-    with counted_storage(job) as (body, proxy):
-        parsed = PeftJob.model_validate(body)
+    with counted(job["body"]["spec"].get("storage")) as (storage, proxy):
+        spec = job["body"]["spec"] | ({"storage": storage} if storage else {})
+        parsed = PeftJob.model_validate(job["body"] | {"spec": spec})
         go = Go(RunConfig.of(parsed.identity, parsed.spec), 1, "bench", folder, Path(job["model"]), None, True)
         with watching_train(watched, only_load=job.get("only_load", False)):
             try:
@@ -138,6 +139,7 @@ def one(job: dict[str, Any], place: Place, meeting: Meeting, collectives: Collec
         "served": served,
         "fell back": fell_back.lines,
         "saving peak": peak_memory() - watched.taken.get("resident", 0),
+        "device peak": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }
 
 
@@ -164,17 +166,3 @@ def watching_train(watched: Watched, *, only_load: bool) -> Iterator[None]:
         yield
     finally:
         session.train = train
-
-
-@contextmanager
-def counted_storage(job: dict[str, Any]) -> Iterator[tuple[dict[str, Any], CountingProxy | None]]:
-    """Yield the job with its storage behind a proxy of this rank, if it has any."""
-    body = job["body"]
-    storage = body["spec"].get("storage", {})
-    kind = next((kind for kind in ("s3", "huggingFace") if kind in storage), None)
-    if kind is None:
-        yield body, None
-        return
-    with CountingProxy(storage[kind]["endpoint"]) as proxy:
-        behind = {**storage, kind: {**storage[kind], "endpoint": proxy.endpoint}}
-        yield {**body, "spec": {**body["spec"], "storage": behind}}, proxy

@@ -96,6 +96,11 @@ demo-down:  ## take the embedded cluster away and check that nothing of it is le
 	$(CLUSTER) down
 	$(CLUSTER) check-clean
 
+DEVICE ?= cpu
+.PHONY: bench
+bench: setup tools-api  ## loading, traffic, saving and steps against HF Trainer, DeepSpeed and peft (DEVICE=cuda; root)
+	$(PY) tests/bench/bench.py --device $(DEVICE) $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json $(JSON)) $(if $(QUICK),--quick)
+
 .PHONY: bench-control-plane
 bench-control-plane: setup tools-api  ## API writes and latencies per job, from the audit log
 	$(PY) tests/bench/control_plane.py

@@ -1,0 +1,64 @@
+"""What PeftJob costs beside today's stack (HF Trainer, DeepSpeed ZeRO-3, peft): loading, traffic, saving, steps.
+
+Usage: bench.py [--only PARTS] [--quick] [--rounds N] [--device cpu|cuda] [--json FILE]
+
+The parts are `load`, `reads`, `traffic` and `steps`. Each runs ours and theirs on the same models, data, seeds and
+versions, in turns and in fresh processes, and holds what it counts against a bar. Counts carry over to other machines,
+times do not: they stand as ratios. With `--device cuda` only the part `device` runs, on one accelerator. `--quick`
+checks the bench itself, on small models and with one round: its ratios of times mean nothing.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import device as device_part
+import load
+import reads
+import steps
+import traffic
+from kit.command import finish, scratch
+from kit.table import Found
+
+Part = Callable[[Path], Found]
+
+
+def parts(device: str, rounds: int, *, quick: bool) -> dict[str, Part]:
+    """Return the parts for a device, in their order."""
+    if device == "cuda":
+        return {"device": lambda folder: device_part.measure(folder, rounds, quick=quick)}
+    return {
+        "load": lambda folder: load.measure(folder / "model", folder, 2, rounds, layers=2 if quick else 22),
+        "reads": lambda folder: reads.measure(folder, quick=quick),
+        "traffic": lambda folder: traffic.measure(folder, quick=quick),
+        "steps": lambda folder: steps.measure(folder, rounds, quick=quick),
+    }
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help="parts, by commas")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3, help="of what is timed")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    every = parts(options.device, 1 if options.quick else options.rounds, quick=options.quick)
+    chosen = options.only.split(",") if options.only else list(every)
+    unknown = set(chosen) - every.keys()
+    if unknown:
+        parser.error(f"no part {', '.join(sorted(unknown))}: there are {', '.join(every)}")
+    found = {}
+    with scratch() as folder:
+        for name in chosen:
+            started = time.monotonic()
+            (folder / name).mkdir()
+            found[name] = every[name](folder / name)
+            print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
+    finish(found, options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -242,8 +242,8 @@ class TrainingSpec(ApiModel):
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 32
     """batchSize is the number of examples per optimiser step, over all workers."""
     micro_batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """microBatchSize is the most examples that one device computes at once; gradients are accumulated up to
-    batchSize. Default: 8, or batchSize if that is less."""
+    """microBatchSize is the most examples (rows, with `dataset.packing`) that one device computes at once; gradients
+    are accumulated up to batchSize. Default: 8, or batchSize if that is less."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 2e-4
     """learningRate at its peak."""
     schedule: Literal["Linear", "Cosine", "Constant"] = "Linear"

@@ -13,8 +13,8 @@ from ..sharding import Base
 from . import cross_entropy
 from .common import pad_rows
 
-EVALUATION_BATCHES = 1
-"""Micro batches at once in an evaluation: without gradients there is memory, but logits of whole texts take most."""
+EVALUATION_BATCHES = 2
+"""Micro batches at once in an evaluation, which holds no activations for gradients; logits come in chunks."""
 
 
 def skeleton(base: Base, labels: list[str] | None) -> tuple[Any, list[str]]:

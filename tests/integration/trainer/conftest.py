@@ -1,7 +1,12 @@
 """A real S3 server on loopback, and the specs and identities to use it with."""
 
+import http.server
+import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import boto3
 import pytest
@@ -11,6 +16,35 @@ from peftjob_cluster.s3 import S3Server
 from peftjob_trainer.storage import Store, open_store
 
 BUCKETS = ("models", "datasets", "adapters")
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves on loopback; clients that hang up are part of the tests."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+@contextmanager
+def _served(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    with Server(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[type[http.server.BaseHTTPRequestHandler]], str]]:
+    """Return a function that starts a server with a handler, and returns its address."""
+    with ExitStack() as stack:
+        yield lambda handler: stack.enter_context(_served(handler))
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,17 @@
-"""Ranges of weights read from S3 and from a hub that misbehave: the right bytes come, or file and tensor are named."""
+"""Ranges of weights read from S3 that misbehaves: the right bytes come, or file and tensor are named."""
 
 import http.client
 import http.server
+import socket
+import struct
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-import numpy
 import pytest
 from peftjob_api import Reason
 from peftjob_api.spec import BaseModelSpec, StorageSpec
@@ -20,12 +21,12 @@ from peftjob_trainer.sharding import sources
 from peftjob_trainer.sharding.sources import Read, Source, open_source
 from peftjob_trainer.storage import fetch_model
 from peftjob_trainer.storage import store as store_module
-from safetensors.numpy import save
+
+sys.path.append(str(Path(__file__).resolve().parent))
+
+from halves import FILE, HALF_BYTES, OTHERS, check_half, read_half
 
 Put = Callable[[str, bytes], None]
-ELEMENTS = 200_000
-VALUES = {name: numpy.arange(ELEMENTS, dtype="float32") + start for name, start in (("embed", 0), ("head", 7))}
-FILE = save(VALUES)
 
 
 @dataclass
@@ -36,6 +37,8 @@ class Faults:
     """Bytes of the body, then the connection ends."""
     times: int = 0
     """How many answers are spoilt."""
+    is_reset: bool = False
+    """After those bytes the connection is not closed, but reset."""
     status: int | None = None
     ignores_ranges: bool = False
     seen: list[str] = field(default_factory=list)
@@ -92,6 +95,9 @@ class Proxy(http.server.BaseHTTPRequestHandler):
             content = content[: self.faults.cut_after]
             self.close_connection = True
         self.wfile.write(content)
+        if spoilt and self.faults.is_reset:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
         upstream.close()
 
     do_HEAD = do_PUT = do_POST = do_GET
@@ -107,18 +113,15 @@ def faults() -> Faults:
 
 @pytest.fixture
 def proxied(
-    s3: S3Server, credentials: None, faults: Faults, at_endpoint: Callable[[str], StorageSpec]
-) -> Iterator[Any]:
+    s3: S3Server,
+    credentials: None,
+    faults: Faults,
+    at_endpoint: Callable[[str], StorageSpec],
+    serve: Callable[[type[http.server.BaseHTTPRequestHandler]], str],
+) -> StorageSpec:
     """`spec.storage` with the proxy as endpoint."""
     url = urlsplit(s3.endpoint)
-    attributes = {"faults": faults, "target": (url.hostname, url.port)}
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Proxy,), attributes)) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        yield at_endpoint(f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
-        thread.join()
+    return at_endpoint(serve(type("Bound", (Proxy,), {"faults": faults, "target": (url.hostname, url.port)})))
 
 
 @pytest.fixture
@@ -141,42 +144,21 @@ def opened(uri: str, proxied: StorageSpec, faults: Faults, tmp_path: Path) -> It
     source.close()
 
 
-def read_half(source: Source) -> dict[str, numpy.ndarray[Any, Any]]:
-    """Read the second half of each tensor, as the second of two ranks does."""
-    about = source.weights.files["model.safetensors"]
-    half = ELEMENTS // 2
-    found = {name: numpy.zeros(half, dtype="float32") for name in about.tensors}
-    source.read(
-        [
-            Read("model.safetensors", about.start + entry["data_offsets"][0] + 4 * half,
-                 memoryview(found[name].view("uint8")), name)
-            for name, entry in about.tensors.items()
-        ]
-    )  # fmt: skip
-    source.verify()
-    return found
-
-
-def check_half(found: dict[str, numpy.ndarray[Any, Any]]) -> None:
-    assert {name: values.tolist() for name, values in found.items()} == {
-        name: values[ELEMENTS // 2 :].tolist() for name, values in VALUES.items()
-    }
-
-
 def test_only_the_ranges_of_a_rank_are_read(opened: Source, faults: Faults) -> None:
     check_half(read_half(opened))
-    half = sum(values.nbytes for values in VALUES.values()) // 2
-    assert opened.bytes_read == half
+    assert opened.bytes_read == HALF_BYTES
     asked = [tuple(map(int, wanted.removeprefix("bytes=").split("-"))) for wanted in faults.seen]
-    assert sum(last + 1 - first for first, last in asked) == half
+    assert sum(last + 1 - first for first, last in asked) == HALF_BYTES
     assert len(asked) == 4  # 400 kB of each tensor in parts of 256 KiB
 
 
 @pytest.mark.parametrize(
     "spoil",
-    [{"cut_after": 100_000, "times": 3}, {"cut_after": 0, "times": 2}, {"status": 500, "times": 3},
-     {"status": 503, "times": 6}],
-    ids=["connections cut in the middle", "connections cut at once", "500s", "slow-downs"],
+    [{"cut_after": 100_000, "times": 3}, {"cut_after": 0, "times": 2},
+     {"cut_after": 100_000, "is_reset": True, "times": 3}, {"status": 500, "times": 3}, {"status": 503, "times": 6},
+     {"status": 429, "times": 3}],
+    ids=["connections cut in the middle", "connections cut at once", "connections reset", "500s", "slow-downs",
+         "too many requests"],
 )  # fmt: skip
 def test_what_passes_is_borne(opened: Source, faults: Faults, spoil: dict[str, int]) -> None:
     for name, value in spoil.items():
@@ -199,7 +181,6 @@ def test_what_does_not_pass_is_named(opened: Source, faults: Faults, monkeypatch
 def test_an_object_replaced_while_it_is_read_is_an_error(
     opened: Source, faults: Faults, uri: str, put: Put, s3: S3Server, change: str
 ) -> None:
-    others = save({name: values + 1 for name, values in VALUES.items()})
     calls = []
 
     def replace() -> None:
@@ -209,7 +190,7 @@ def test_an_object_replaced_while_it_is_read_is_an_error(
         if change == "none":
             (s3.data / uri.removeprefix("s3://") / "model.safetensors").unlink()
         else:
-            put(f"{uri}/model.safetensors", others if change == "another content" else others[:1000])
+            put(f"{uri}/model.safetensors", OTHERS if change == "another content" else OTHERS[:1000])
 
     opened.threads, faults.before = 1, replace
     with pytest.raises(TrainerError) as error:
@@ -219,7 +200,7 @@ def test_an_object_replaced_while_it_is_read_is_an_error(
 
 
 def test_an_object_replaced_between_launcher_and_rank_is_an_error(opened: Source, uri: str, put: Put) -> None:
-    put(f"{uri}/model.safetensors", save({name: values + 1 for name, values in VALUES.items()}))
+    put(f"{uri}/model.safetensors", OTHERS)
     with pytest.raises(TrainerError) as error:
         read_half(opened)
     assert error.value.reason is Reason.BASE_MODEL_CORRUPT
@@ -234,7 +215,7 @@ def test_a_server_without_ranges_is_told(opened: Source, faults: Faults) -> None
 
 def test_versions_are_told_apart(opened: Source, uri: str, put: Put, proxied: StorageSpec, tmp_path: Path) -> None:
     again = open_source(fetch_model(BaseModelSpec(uri=uri), proxied, tmp_path / "again"), uri, proxied)
-    put(f"{uri}/model.safetensors", save({name: values + 1 for name, values in VALUES.items()}))
+    put(f"{uri}/model.safetensors", OTHERS)
     other = open_source(fetch_model(BaseModelSpec(uri=uri), proxied, tmp_path / "other"), uri, proxied)
     assert again.fingerprint() == opened.fingerprint() != other.fingerprint()
     for source in (again, other):

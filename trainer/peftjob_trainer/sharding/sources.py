@@ -156,7 +156,7 @@ class Source(ABC):
         with ThreadPoolExecutor(min(self.threads, len(todo))) as pool:
             futures = [pool.submit(self._fill, piece) for piece in todo]
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            failed = next((error for future in done if (error := future.exception()) is not None), None)
+            failed = next((error for future in futures if future in done and (error := future.exception())), None)
             if failed is not None:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise failed
@@ -321,7 +321,8 @@ class HubSource(_Streamed):
         self._repo.close()
 
     def _chunks(self, file: str, start: int, stop: int) -> Iterator[bytes]:
-        return self._repo.chunks(file, start, stop)
+        about = self.weights.files[file]
+        return self._repo.chunks(file, start, stop, about.size, about.tag)
 
 
 def open_source(folder: Path, uri: str, storage: StorageSpec) -> Source:

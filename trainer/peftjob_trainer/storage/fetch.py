@@ -136,7 +136,10 @@ def _fetch_from_hub(model: BaseModelSpec, storage: StorageSpec, dest: Path) -> W
             size, etag = retried(lambda: repo.about(name))
 
             def read(first: int, last: int) -> bytes:
-                return retried(lambda: b"".join(repo.chunks(name, first, last)))
+                try:
+                    return retried(lambda: b"".join(repo.chunks(name, first, last, size, etag)))
+                except PreconditionFailed as error:
+                    raise corrupt(model.uri, name, "it was replaced while its header was read") from error
 
             return read_header(read, size, etag, name, model.uri)
 

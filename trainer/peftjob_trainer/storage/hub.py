@@ -5,6 +5,7 @@ Used by `fetch`. The library does the transfer; `HF_TOKEN` and `HF_ENDPOINT` in 
 """
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from peftjob_api import Reason
 from peftjob_api.spec import BaseModelSpec, HuggingFaceStorageSpec
 
 from ..exits import TrainerError
-from .store import CHUNK_BYTES, no_ranges
+from .store import CHUNK_BYTES, Busy, PreconditionFailed, no_ranges
 from .uris import Location, parse
 
 TIMEOUT_SECONDS = 10.0
@@ -71,28 +72,59 @@ class Repo:
             raise no_ranges(f"{self.uri}/{name}", self.api.endpoint)
         return found.size, found.etag or ""
 
-    def chunks(self, name: str, start: int, stop: int) -> Iterator[bytes]:
+    def chunks(self, name: str, start: int, stop: int, size: int, etag: str) -> Iterator[bytes]:
         """Yield a file's bytes from `start` to before `stop` as they come, once: the caller asks again.
 
+        Args:
+            name: Of the file.
+            start: Offset of the first byte.
+            stop: Offset after the last.
+            size: Of the file, as `about` told it.
+            etag: Of the file, as `about` told it; empty: not known.
+
         Raises:
+            PreconditionFailed: It is not that file any more.
             TrainerError: `STORAGE_UNAVAILABLE`: asking again may help. Others: it does not.
         """
+        where = f"{self.uri}/{name}"
         with _told(self.uri, self.kind, self.api.endpoint):
             # The hub sends on to a content store, by an address that holds for some minutes.
             direct = self._direct.get(name)
             headers = {} if direct else build_hf_headers(token=self.api.token)
             headers |= {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
             with self._client.stream("GET", direct or self._url(name), headers=headers) as answer:
+                if answer.status_code == 416:
+                    raise PreconditionFailed(where)
                 if answer.status_code >= 400:
                     answer.read()
                     if self._direct.pop(name, None):
                         raise _unavailable(self.uri, str(answer.url), f"it answers {answer.status_code}")
                 hf_raise_for_status(answer)
-                if answer.status_code != 206 or int(answer.headers["Content-Length"]) != stop - start:
-                    raise no_ranges(f"{self.uri}/{name}", self.api.endpoint)
-                if answer.history:
+                self._check(answer, where, start, stop, size, etag)
+                if answer.history and not self._is_own(answer):
                     self._direct[name] = str(answer.url)
                 yield from answer.iter_bytes(CHUNK_BYTES)
+
+    def _check(self, answer: Any, where: str, start: int, stop: int, size: int, etag: str) -> None:
+        """Make sure that an answer holds the range that was asked for, of the file that was asked for."""
+        own = [one for one in (*answer.history, answer) if self._is_own(one)]
+        found = own[-1].headers.get("X-Linked-Etag") or own[-1].headers.get("ETag") if own else None
+        if found and etag and found.removeprefix("W/").strip('"') != etag:
+            raise PreconditionFailed(where)
+        told = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers.get("Content-Range", ""))
+        if told and told[3] not in ("*", str(size)):
+            raise PreconditionFailed(where)
+        if (
+            answer.status_code != 206
+            or answer.headers.get("Content-Length") != str(stop - start)
+            or (told and told.group(1, 2) != (str(start), str(stop - 1)))
+        ):
+            raise no_ranges(where, self.api.endpoint)
+
+    def _is_own(self, answer: Any) -> bool:
+        """Tell whether the hub itself answers, which gets the token, and not a content store."""
+        own = type(answer.url)(self.api.endpoint)
+        return (answer.url.scheme, answer.url.netloc) == (own.scheme, own.netloc)
 
     def close(self) -> None:
         """Close the connections for ranges."""
@@ -194,7 +226,9 @@ def _told(uri: str, kind: Literal["model", "dataset"], endpoint: str) -> Iterato
             raise TrainerError(
                 Reason.STORAGE_ACCESS_DENIED, f"{uri}: {endpoint} refuses access ({status}): set {access}"
             ) from error
-        raise _unavailable(uri, endpoint, f"it answers {status}") from error
+        told = _unavailable(uri, endpoint, f"it answers {status}")
+        wait = error.response.headers.get("Retry-After", "")
+        raise (Busy(told.message, float(wait)) if wait.isdigit() else told) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise _unavailable(uri, endpoint, str(error.__cause__ or error).splitlines()[0]) from error
     except OSError as error:

@@ -18,6 +18,8 @@ CHUNK_BYTES: Final = 1024 * 1024
 """Of a range, read at once."""
 PATIENCE_SECONDS: Final = 20.0
 """How long a range is asked for again without getting a byte, so that a server that restarts costs no gang."""
+BUSY_SECONDS: Final = 120.0
+"""The same of a service that says itself when to come again."""
 _FIRST_DELAY, _LONGEST_DELAY = 0.2, 3.0
 
 T = TypeVar("T")
@@ -29,6 +31,14 @@ class ObjectNotFound(Exception):
 
 class PreconditionFailed(Exception):
     """The object is not in the state that a conditional write asked for: someone else wrote first."""
+
+
+class Busy(TrainerError):
+    """The service is there, but wants to be left alone for a time, in seconds."""
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(Reason.STORAGE_UNAVAILABLE, message)
+        self.seconds = seconds
 
 
 class ConditionsUnsupported(Exception):
@@ -106,14 +116,17 @@ class Patience:
 
     def renew(self) -> None:
         """Start anew, after some success."""
-        self._until = time.monotonic() + PATIENCE_SECONDS
+        self._since = time.monotonic()
         self._delay = _FIRST_DELAY
 
     def bear(self, error: TrainerError) -> None:
         """Wait for a while after an error; raise it if asking again does not help or was tried for long enough."""
-        if error.reason is not Reason.STORAGE_UNAVAILABLE or time.monotonic() + self._delay > self._until:
+        delay, until = self._delay, self._since + PATIENCE_SECONDS
+        if isinstance(error, Busy):
+            delay, until = max(delay, error.seconds), self._since + BUSY_SECONDS
+        if error.reason is not Reason.STORAGE_UNAVAILABLE or time.monotonic() + delay > until:
             raise error
-        time.sleep(self._delay)
+        time.sleep(delay)
         self._delay = min(2 * self._delay, _LONGEST_DELAY)
 
 

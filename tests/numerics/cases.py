@@ -8,6 +8,8 @@ import tiny
 COMPARED = ("completions, at once", "completions, accumulated", "classes, at once", "classes, accumulated")
 """Runs that one rank, two ranks and HF Trainer must agree on."""
 BLOCKS = 12
+STEPS = 10
+"""Of the runs of each shard group; each has two micro steps on each of four ranks."""
 
 
 def write(folder: Path) -> dict[str, dict[str, Any]]:
@@ -55,7 +57,23 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
             dataset=validation,
         ),
         "deep": job({**clm, "model": "deep"}, "completions-45.jsonl", training={"maxSteps": 4}),
-        "deep, by DeepSpeed's defaults": job(
-            {**clm, "model": "deep"}, "completions-45.jsonl", training={"maxSteps": 4}
+        "deep, everything kept": job({**clm, "model": "deep"}, "completions-45.jsonl", training={"maxSteps": 4}),
+        "deep, Replicate": job(
+            {**clm, "model": "deep"}, "completions-45.jsonl", training={"maxSteps": 4}, sharding="Replicate"
         ),
+        "grouped": _grouped(folder),
     }
+
+
+GROUPS = ("Replicate", "Node", "Full")
+
+
+def grouped(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return shard group -> PeftJob for two nodes of two ranks."""
+    workers = {"nodes": 2, "processesPerNode": 2}
+    return {kind: _grouped(folder, sharding=kind, workers=workers) for kind in GROUPS}
+
+
+def _grouped(folder: Path, **spec: Any) -> dict[str, Any]:
+    training = {"maxSteps": STEPS, "microBatchSize": 2, "gradientCheckpointing": True}
+    return tiny.job(folder, model="deep", kind="CausalLM", train="completions-45.jsonl", training=training, **spec)

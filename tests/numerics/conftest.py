@@ -36,12 +36,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def run_all(folder: Path, world: int) -> list[Results]:
-    """Do all runs with so many ranks; return what each rank wrote."""
+def run_all(folder: Path, world: int, name: str = "cases") -> list[Results]:
+    """Do all runs of a file with so many ranks; return what each rank wrote."""
     import torch
 
     master = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, str(HERE / "harness.py"), str(folder)]
+    command = [sys.executable, str(HERE / "harness.py"), str(folder), name]
     ranks = []
     for rank in range(world):
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "DS_ACCELERATOR": "cpu"}
@@ -55,7 +55,7 @@ def run_all(folder: Path, world: int) -> list[Results]:
             process.kill()
     logs = [(folder / f"world-{world}-rank-{rank}.log").read_text()[-3000:] for rank in range(world)]
     assert codes == [0] * world, "\n".join(logs)
-    return [torch.load(folder / f"world-{world}-rank-{rank}.pt") for rank in range(world)]
+    return [torch.load(folder / f"{name}-{world}-{rank}.pt") for rank in range(world)]
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +63,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with models, data and the jobs of `cases.py`."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "cases.json").write_text(json.dumps(cases.write(folder)))
+    (folder / "groups.json").write_text(json.dumps(cases.grouped(folder)))
     return folder
 
 
@@ -76,6 +77,12 @@ def one(runs: Path) -> Results:
 def two(runs: Path) -> list[Results]:
     """All runs on two ranks, as each of them saw it."""
     return run_all(runs, 2)
+
+
+@pytest.fixture(scope="session")
+def four(runs: Path) -> list[Results]:
+    """The runs of each shard group on two nodes of two ranks, as each rank saw them."""
+    return run_all(runs, 4, "groups")
 
 
 @pytest.fixture(scope="session")

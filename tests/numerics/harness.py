@@ -1,30 +1,32 @@
 """One rank that does all runs of a folder, one after the other, and writes what the tests compare.
 
-Usage (by conftest.py, with RANK and its like set): harness.py FOLDER
+Usage (by conftest.py, with RANK and its like set): harness.py FOLDER NAME
+NAME.json in the folder has the jobs; NAME-WORLD-RANK.pt gets the results.
 """
 
 import json
 import os
 import sys
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from peftjob_api import PeftJob, RunConfig
+import torch.distributed as dist
+from counting import count_collectives
+from peftjob_api import PeftJob, PeftJobSpec, RunConfig
 from peftjob_trainer import session, train
 from peftjob_trainer.data import load_splits
 from peftjob_trainer.handoff import Go, Place, end_process
+from peftjob_trainer.methods import method_of
 from peftjob_trainer.progress import Progress
-from peftjob_trainer.sharding import Sharded, zero3
+from peftjob_trainer.sharding import Sharded, Topology, open_groups
 from peftjob_trainer.tasks import task_of
+from safetensors.torch import load_file
 
-DEFAULTS = {
-    "prefetch_bucket_size": 50_000_000,
-    "max_reuse_distance": 1_000_000_000,
-    "max_live_parameters": 1_000_000_000,
-    "param_persistence_threshold": 100_000,
-}
+KEEPS = "everything kept"
+"""Ends the names of runs with room for the whole base."""
 
 
 def recorded(sharded: Sharded) -> dict[str, dict[str, torch.Tensor]]:
@@ -40,7 +42,23 @@ def recorded(sharded: Sharded) -> dict[str, dict[str, torch.Tensor]]:
     return seen
 
 
-def do(name: str, body: dict[str, Any], place: Place, folder: Path) -> dict[str, Any]:
+def groups_of(sharded: Sharded) -> dict[str, Any]:
+    """Return among which ranks each parameter is partitioned; None: among none."""
+    return {
+        name: dist.get_process_group_ranks(p.ds_process_group) if hasattr(p, "ds_process_group") else None
+        for name, p in sharded.model.named_parameters()
+    }
+
+
+def saved(sharded: Sharded, spec: PeftJobSpec, folder: Path, calls: Counter[Any]) -> dict[str, Any]:
+    """Write an adapter; return its tensors, and the collectives that this took."""
+    before = Counter(calls)
+    folder.mkdir(exist_ok=True)
+    method_of(spec.method).save(sharded.model, folder, "base", None)
+    return {"tensors": load_file(folder / "adapter_model.safetensors"), "calls": calls - before}
+
+
+def do(name: str, body: dict[str, Any], place: Place, folder: Path, calls: Counter[Any]) -> dict[str, Any]:
     """Do one run; return what is compared."""
     job = PeftJob.model_validate(body)
     spec = job.spec
@@ -49,12 +67,20 @@ def do(name: str, body: dict[str, Any], place: Place, folder: Path) -> dict[str,
     device = session.choose_device(spec, place)
     tokenizer = session.load_tokenizer(go.model)
     splits = load_splits(spec, tokenizer, spec.storage, go.work)
-    sharded = session.load_model(go, splits, tokenizer, session.choose_precision(spec, device), device)
+    topology = Topology(spec.workers.nodes, place.world // spec.workers.nodes)
+    groups = open_groups(session.choose_group(spec, topology), topology)
+    calls.clear()
+    sharded = session.load_model(go, splits, tokenizer, session.choose_precision(spec, device), device, groups)
+    loading = Counter(calls)
+    if name.endswith(KEEPS) and sharded._gathering is not None:
+        sharded._gathering.param_coordinator._room = sharded.whole_bytes()
     plan, initial, seen = sharded.plan(), sharded.snapshot(), recorded(sharded)
     run = train.Run(
         spec, task_of(spec.task), splits, sharded, tokenizer.pad_token_id, device, Progress(), lambda: False
     )
+    calls.clear()
     history = train.train(run)
+    training = Counter(calls)
     published = sharded.snapshot()
     again = train.evaluate_split(run, history, "validation").metrics if splits.validation else {}
     return {
@@ -67,24 +93,24 @@ def do(name: str, body: dict[str, Any], place: Place, folder: Path) -> dict[str,
         "base": asdict(history.base_bytes) if history.base_bytes else {},
         "plan": plan.model_dump(),
         "whole": sharded.whole_bytes(),
+        "groups": groups_of(sharded),
+        "loading": loading,
+        "training": training,
+        "saved": saved(sharded, spec, folder / f"saved-{place.rank}", calls),
     }
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, name: str) -> None:
     """Do all runs."""
     session.quiet_libraries()
     place = Place.here(os.environ)
+    calls = count_collectives()
     session.connect(place, torch.device("cpu"))
-    offload = zero3.DeepSpeedZeRoOffload
-    results = {}
-    for name, body in json.loads((folder / "cases.json").read_text()).items():
-        zero3.DeepSpeedZeRoOffload = offload  # type: ignore[misc]
-        if name.endswith("DeepSpeed's defaults"):
-            zero3.DeepSpeedZeRoOffload = lambda *args, **kw: offload(*args, **{**kw, **DEFAULTS})  # type: ignore
-        results[name] = do(name, body, place, folder)
-    torch.save(results, folder / f"world-{place.world}-rank-{place.rank}.pt")
+    jobs = json.loads((folder / f"{name}.json").read_text())
+    results = {run: do(run, body, place, folder, calls) for run, body in jobs.items()}
+    torch.save(results, folder / f"{name}-{place.world}-{place.rank}.pt")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])
     end_process(0)

@@ -9,8 +9,6 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,58 +16,35 @@ import torch
 import torch.distributed as dist
 import transformers
 from architectures import ARCHITECTURES, CLASSES, IMAGES, Architecture
+from counting import count_collectives
 from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
+from deepspeed.runtime.zero.partition_parameters import Init
 from deepspeed.utils.timer import NoopTimer
 from peftjob_api.spec import StorageSpec
 from peftjob_trainer import session
 from peftjob_trainer.handoff import Place, end_process
-from peftjob_trainer.sharding import Base, zero3
+from peftjob_trainer.sharding import Base, Groups, Topology, open_groups, shard_group, zero3
 from peftjob_trainer.sharding.load import Loaded
 from safetensors.torch import load_file, save_file
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Transpose, WeightConverter
 from transformers.integrations import HfDeepSpeedConfig
 
-COLLECTIVES = (
-    "broadcast", "all_reduce", "reduce", "all_gather", "all_gather_into_tensor", "all_gather_coalesced", "gather",
-    "scatter", "reduce_scatter", "reduce_scatter_tensor", "all_to_all", "all_to_all_single", "send", "recv", "isend",
-    "irecv",
-)  # fmt: skip
+CALLS = count_collectives()
 
 
-@contextmanager
-def counted_collectives() -> Iterator[list[int]]:
-    """Collect the bytes of all tensors that are given to torch.distributed, its own bookkeeping included."""
-    sizes: list[int] = []
-    originals = {name: getattr(dist, name) for name in COLLECTIVES if hasattr(dist, name)}
-
-    def counting(original: Any) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            for value in (*args, *kwargs.values()):
-                tensors = value if isinstance(value, list) else [value]
-                sizes.extend(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))
-            return original(*args, **kwargs)
-
-        return call
-
-    for name, original in originals.items():
-        setattr(dist, name, counting(original))
-    try:
-        yield sizes
-    finally:
-        for name, original in originals.items():
-            setattr(dist, name, original)
-
-
-def ours(architecture: Architecture, folder: Path, group: Any = None) -> tuple[Any, Base, Loaded]:
-    """Return a frozen model, loaded by us."""
+def ours(
+    architecture: Architecture, folder: Path, groups: Groups | None = None, cached: bool = True
+) -> tuple[Any, Base, Loaded]:
+    """Return a frozen model, loaded by us; `cached`: from a source that the page cache serves."""
     dtype = getattr(torch, architecture.run)
     base = Base(folder, f"file://{folder}", StorageSpec(), dtype, torch.device("cpu"), seed=7)
+    base.source.cached = cached
     model = base.skeleton(getattr(transformers, architecture.auto))
     base.prepare(model, architecture.new)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.split(".")[0] in architecture.new)
-    return model, base, base.fill(model, group)
+    return model, base, base.fill(model, groups)
 
 
 def librarys(architecture: Architecture, folder: Path) -> Any:
@@ -81,11 +56,8 @@ def librarys(architecture: Architecture, folder: Path) -> Any:
     return model.requires_grad_(False)
 
 
-def loss(model: Any, architecture: Architecture) -> float:
-    """Return the loss on some inputs, the base being gathered as in training."""
-    zero = DeepSpeedZeRoOffload(
-        model, timers=NoopTimer(), ds_config=zero3.zero_config(torch.float32), overlap_comm=False
-    )
+def loss(model: Any, architecture: Architecture, hooks: Any) -> float:
+    """Return the loss on some inputs, the base being gathered by some hooks."""
     torch.manual_seed(3)
     if architecture.auto == IMAGES:
         inputs = {"pixel_values": torch.randn(2, 3, 16, 16), "labels": torch.tensor([0, 2])}
@@ -98,14 +70,22 @@ def loss(model: Any, architecture: Architecture) -> float:
         )
     with torch.no_grad():
         value = float(model(**inputs).loss)
-    zero.destroy()
+    hooks.destroy()
     return value
+
+
+def losses(own: Any, reference: Any, architecture: Architecture) -> list[float]:
+    """Return the loss of our model under our hooks, and that of the library's under its own."""
+    config = zero3.zero_config(torch.float32)
+    theirs = DeepSpeedZeRoOffload(reference, timers=NoopTimer(), ds_config=config, overlap_comm=False)
+    return [loss(own, architecture, zero3.Gathering(own, 0)), loss(reference, architecture, theirs)]
 
 
 def compare(architecture: Architecture, folder: Path, rank: int, world: int) -> dict[str, Any]:
     """Return what the test looks at."""
-    with counted_collectives() as sizes:
-        own, base, loaded = ours(architecture, folder)
+    CALLS.clear()
+    own, base, loaded = ours(architecture, folder)
+    collectives = sum(CALLS.values())
     reference = librarys(architecture, folder)
     wanted, differing = dict(reference.named_parameters()), []
     stored = {t.name: t for about in base._segments.layouts.values() for t in {r.tensor for r in about.runs}}
@@ -113,15 +93,14 @@ def compare(architecture: Architecture, folder: Path, rank: int, world: int) -> 
         if name.split(".")[0] in architecture.new:
             continue
         other = wanted.pop(name)
-        size = -(-parameter.ds_numel // world)
-        mine = max(0, min(size, parameter.ds_numel - rank * size))
-        same = parameter.dtype == other.dtype and parameter.ds_shape == other.ds_shape
-        same = same and parameter.ds_tensor.shape == other.ds_tensor.shape
-        if not same or not torch.equal(
-            parameter.ds_tensor[:mine].view(torch.uint8), other.ds_tensor[:mine].view(torch.uint8)
-        ):
+        size = -(-other.ds_numel // world)
+        mine = max(0, min(size, other.ds_numel - rank * size))
+        same = parameter.dtype == other.dtype and getattr(parameter, "ds_shape", parameter.shape) == other.ds_shape
+        own_share = share(parameter).flatten()
+        same = same and own_share.shape == other.ds_tensor.shape
+        if not same or not torch.equal(own_share[:mine].view(torch.uint8), other.ds_tensor[:mine].view(torch.uint8)):
             differing.append(name)
-        if parameter.ds_tensor[mine:].count_nonzero():
+        if own_share[mine:].count_nonzero():
             differing.append(f"{name}: padding")
     plain = getattr(transformers, architecture.auto).from_pretrained(folder, dtype=getattr(torch, architecture.run))
     buffers = dict(plain.named_buffers())
@@ -129,15 +108,17 @@ def compare(architecture: Architecture, folder: Path, rank: int, world: int) -> 
         other = buffers.pop(name)
         if not torch.equal(buffer, other) or buffer.dtype != other.dtype:
             differing.append(name)
-    return {
+    kinds = ("Replicate", "Node") if world == 4 else ()
+    in_groups = {kind: grouped(kind, architecture, folder, plain) for kind in kinds}
+    return in_groups | {
         "differing": differing + [n for n in wanted if n.split(".")[0] not in architecture.new] + list(buffers),
         "read": loaded.bytes_read,
         "base": sum(t.dtype.itemsize * torch.Size(t.shape).numel() for t in stored.values()),
         "buffers": sum(b.numel() * b.element_size() for n, b in own.named_buffers() if n in base._segments.layouts),
         "parameters": len(list(own.parameters())),
-        "collectives": sum(sizes),
+        "collectives": collectives,
         "falls back": [conversion.reason for conversion in base._segments.conversions],
-        "loss": [] if architecture.new else [loss(own, architecture), loss(reference, architecture)],
+        "loss": [] if architecture.new else losses(own, reference, architecture),
         "head": {n: p.tolist() for n, p in own.named_parameters() if n.split(".")[0] in architecture.new},
     }
 
@@ -159,14 +140,43 @@ def transposed(folder: Path) -> dict[str, Any]:
     return compare(architecture, folder / "transposed", dist.get_rank(), dist.get_world_size())
 
 
-def replica(folder: Path) -> dict[str, Any]:
-    """Load a model whole on each rank."""
-    number, architecture = named("llama")
-    alone = [dist.new_group([rank]) for rank in range(dist.get_world_size())][dist.get_rank()]
-    model, base, _ = ours(architecture, folder / str(number), alone)
-    stored = load_file(folder / str(number) / "model.safetensors")
-    assert all(torch.equal(p.ds_tensor.view(p.ds_shape), stored[n]) for n, p in model.named_parameters())
-    return {"whole": sum(t.numel() * t.element_size() for t in stored.values()), "read": base.source.bytes_read}
+def grouped(kind: str, architecture: Architecture, folder: Path, other: Any) -> dict[str, Any]:
+    """Load a model as a shard group of two nodes wants it, from a source that no page cache serves.
+
+    The library lays it by `Init` on a model that it read whole, `other`.
+    """
+    topology = Topology(2, 2)
+    groups = open_groups(shard_group(kind, topology), topology)  # type: ignore[arg-type]
+    CALLS.clear()
+    own, base, _ = ours(architecture, folder, groups, cached=False)
+    calls = dict(CALLS)
+    dtype = getattr(torch, architecture.run)
+    if groups.base is not None:
+        Init(module=other, data_parallel_group=groups.base, config_dict_or_path=zero3.zero_config(dtype), dtype=dtype)
+    wanted, differing = dict(other.named_parameters()), []
+    for name, parameter in own.named_parameters():
+        if name.split(".")[0] not in architecture.new:
+            numel = min(share(parameter).numel(), parameter.numel() if groups.base is None else filled(parameter))
+            same = share(parameter).flatten()[:numel], share(wanted[name]).flatten()[:numel]
+            if not torch.equal(*(tensor.view(torch.uint8) for tensor in same)):
+                differing.append(name)
+    return {
+        "differing": differing,
+        "read": base.source.bytes_read,
+        "collectives": [[name, list(ranks), size] for (name, ranks), size in calls.items()],
+        "loaded": sum(p.numel() * p.element_size() for p in own.parameters()),
+    }
+
+
+def share(parameter: Any) -> torch.Tensor:
+    """Return what this rank holds of a parameter."""
+    return getattr(parameter, "ds_tensor", parameter.data).detach()
+
+
+def filled(parameter: Any) -> int:
+    """Return how many elements of a partition are not padding."""
+    size = -(-parameter.ds_numel // parameter.ds_zero_partition_world_size)
+    return max(0, min(size, parameter.ds_numel - parameter.ds_zero_partition_rank * size))
 
 
 def tied_twice(folder: Path) -> dict[str, bool]:
@@ -203,7 +213,7 @@ def main(folder: Path) -> None:
         except Exception as error:
             raise RuntimeError(architecture.name) from error
         gc.collect()
-    results |= {"replica": replica(folder), "tied twice": tied_twice(folder), "a transpose": transposed(folder)}
+    results |= {"tied twice": tied_twice(folder), "a transpose": transposed(folder)}
     (folder / f"world-{place.world}-rank-{place.rank}.json").write_text(json.dumps(results))
 
 

@@ -130,7 +130,7 @@ def main(folder: Path) -> None:
     """Do the runs that are compared."""
     quiet_libraries()
     jobs = json.loads((folder / "cases.json").read_text())
-    ours = torch.load(folder / "world-1-rank-0.pt")
+    ours = torch.load(folder / "cases-1-0.pt")
     results = {name: reference(jobs[name], ours[name]["initial"], folder) for name in cases.COMPARED}
     (folder / "reference.json").write_text(json.dumps(results))
 

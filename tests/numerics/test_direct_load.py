@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,19 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", params=WORLDS, ids=lambda world: f"{world} ranks")
 def loaded(request: pytest.FixtureRequest, models: Path) -> Results:
+    """Everything, loaded with so many ranks; what each rank wrote, by architecture."""
+    return load_all(models, request.param)
+
+
+@pytest.fixture(scope="session")
+def four(models: Path) -> Results:
+    """Everything, loaded on two nodes of two ranks."""
+    return load_all(models, 4)
+
+
+@cache
+def load_all(models: Path, world: int) -> Results:
     """Load everything with so many ranks; return what each rank wrote, by architecture."""
-    world = request.param
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -102,9 +114,27 @@ def test_a_conversion_that_moves_single_elements_is_done_by_the_library(loaded: 
         assert "Transpose" in rank["a transpose"]["falls back"][0]
 
 
-def test_a_replica_on_each_rank(loaded: Results) -> None:
-    for rank in loaded:
-        assert rank["replica"]["whole"] == rank["replica"]["read"]
+@each
+@pytest.mark.parametrize("kind", ["Replicate", "Node"])
+def test_each_shard_group_holds_what_the_library_would_give_it(
+    four: Results, kind: str, architecture: Architecture
+) -> None:
+    for rank in four:
+        assert rank[architecture.name][kind]["differing"] == []
+
+
+@each
+@pytest.mark.parametrize("kind", ["Replicate", "Node"])
+def test_each_byte_enters_a_node_once_and_none_crosses(four: Results, kind: str, architecture: Architecture) -> None:
+    whole = four[0][architecture.name]
+    found = [rank[architecture.name][kind] for rank in four]
+    for node in (found[:2], found[2:]):
+        assert sum(rank["read"] for rank in node) == whole["base"] + whole["buffers"]  # those each rank reads
+    for rank in found:
+        inside = sum(size for _, ranks, size in rank["collectives"] if ranks in ([0, 1], [2, 3]))
+        between = sum(size for _, ranks, size in rank["collectives"]) - inside
+        assert between <= AGREEMENT_BYTES
+        assert inside <= (rank["loaded"] if kind == "Replicate" else 0)
 
 
 def test_weights_that_a_config_ties_and_the_files_hold_twice(loaded: Results) -> None:

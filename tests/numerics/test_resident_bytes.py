@@ -22,10 +22,15 @@ def test_the_bound_is_far_below_the_whole_base(two: Any) -> None:
     assert base["peak"] < 0.65 * base["whole"]
 
 
-def test_deepspeeds_defaults_would_fail_the_bound(two: Any) -> None:
-    """They keep what they gathered: the measurement sees it."""
-    base = two[0]["deep, by DeepSpeed's defaults"]["base"]
+def test_keeping_what_is_gathered_would_fail_the_bound(two: Any) -> None:
+    """The measurement sees it."""
+    base = two[0]["deep, everything kept"]["base"]
     assert base["peak"] > base["whole"] > 0.55 * base["whole"] + 2 * base["largest_block"]
+
+
+def test_each_rank_holds_a_replica(two: Any) -> None:
+    base = two[0]["deep, Replicate"]["base"]
+    assert base["partition"] == base["peak"] == base["whole"]
 
 
 def test_one_rank_holds_all(one: Any) -> None:
@@ -33,4 +38,5 @@ def test_one_rank_holds_all(one: Any) -> None:
 
 
 def test_the_same_losses_whether_it_is_sharded_or_kept(two: Any) -> None:
-    assert two[0]["deep"]["losses"] == two[0]["deep, by DeepSpeed's defaults"]["losses"]
+    assert two[0]["deep"]["losses"] == two[0]["deep, everything kept"]["losses"]
+    assert two[0]["deep"]["losses"] == two[0]["deep, Replicate"]["losses"]

@@ -29,7 +29,7 @@ from .model_card import write_model_card
 from .progress import Progress, serve
 from .publish import find_published, publish
 from .report import write_report
-from .sharding import Base, Sharded
+from .sharding import Base, Groups, Sharded, ShardGroup, Topology, open_groups, shard_group
 from .storage import open_store
 from .storage.uris import parse
 from .tasks import packing, task_of
@@ -72,7 +72,9 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
     tokenizer = load_tokenizer(go.model)
     splits = load_splits(spec, tokenizer, spec.storage, go.work)  # before the rendezvous: bad data is told at once
     store = connect(place, device)
-    sharded = load_model(go, splits, tokenizer, precision, device)
+    topology = Topology(spec.workers.nodes, place.world // spec.workers.nodes)
+    groups = open_groups(choose_group(spec, topology), topology)
+    sharded = load_model(go, splits, tokenizer, precision, device, groups)
     plan = sharded.plan()
     progress.plan(plan)
     log.info("%s", describe(plan, sharded.whole_bytes()))
@@ -184,8 +186,15 @@ def connect(place: Place, device: torch.device) -> Any:
     return store
 
 
-def load_model(go: Go, splits: Splits, tokenizer: Any, precision: torch.dtype, device: torch.device) -> Sharded:
-    """Return the base, partitioned, with the method's parameters in it."""
+def choose_group(spec: PeftJobSpec, topology: Topology) -> ShardGroup:
+    """Return among which ranks the base is partitioned."""
+    return shard_group("Full" if spec.sharding == "Auto" else spec.sharding, topology)
+
+
+def load_model(
+    go: Go, splits: Splits, tokenizer: Any, precision: torch.dtype, device: torch.device, groups: Groups
+) -> Sharded:
+    """Return the base, partitioned within a shard group, with the method's parameters in it."""
     spec = go.run.spec
     method = method_of(spec.method)
     base = Base(go.model, spec.base_model.uri, spec.storage, precision, device, spec.training.seed)
@@ -195,7 +204,7 @@ def load_model(go: Go, splits: Splits, tokenizer: Any, precision: torch.dtype, d
     base.prepare(model, head)
     model.config.pad_token_id = tokenizer.pad_token_id
     model = method.inject(model, spec.method, spec.task.type, head, spec.training.seed)
-    log.info("%s", base.fill(model))
+    log.info("%s", base.fill(model, groups))
     if spec.training.gradient_checkpointing:
         # Re-entrant: ZeRO then gathers a frozen module once more in the backward pass, not twice.
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
@@ -203,7 +212,7 @@ def load_model(go: Go, splits: Splits, tokenizer: Any, precision: torch.dtype, d
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
-    sharded = Sharded(model, method.trainable(model), spec.training)
+    sharded = Sharded(model, method.trainable(model), spec.training, groups)
     if spec.dataset.packing:
         packing.check_keeps_apart(model, sharded.autocast, device)
     return sharded
@@ -214,7 +223,8 @@ def describe(plan: PlanInfo, whole: int) -> str:
     mib = 2**20
     return (
         f"base: {plan.base_parameters / 1e6:.1f} M parameters, {plan.base_bytes_per_rank / mib:.1f} of "
-        f"{whole / mib:.1f} MiB on each of {plan.ranks} ranks; trained: {plan.trainable_parameters / 1e6:.2f} M"
+        f"{whole / mib:.1f} MiB on each of {plan.ranks} ranks (shard group {plan.shard_group}); "
+        f"trained: {plan.trainable_parameters / 1e6:.2f} M"
     )
 
 

@@ -1,7 +1,9 @@
 """How the frozen base gets to the ranks and lies there, and one view of what is trained. Used by `session`, `train`."""
 
+from .groups import ShardGroup, Topology, shard_group
 from .load import Base
 from .measure import measured
-from .zero3 import Sharded
+from .process_groups import Groups, open_groups
+from .state import Sharded
 
-__all__ = ["Base", "Sharded", "measured"]
+__all__ = ["Base", "Groups", "ShardGroup", "Sharded", "Topology", "measured", "open_groups", "shard_group"]

@@ -2,11 +2,12 @@
 
 ZeRO-3 flattens a parameter and gives rank r of w the elements `[r * ps, (r + 1) * ps)`, `ps = ceil(numel / w)`
 (`deepspeed/runtime/zero/partition_parameters.py`), and safetensors stores tensors row by row: so a rank's share of a
-tensor is a range of bytes of a file, or a few for one that is made of several tensors.
+tensor is a range of bytes of a file, or a few for one that is made of several tensors. Where each rank holds a copy,
+a parameter is an ordinary one, and its share all of it.
 
 `session` goes through this in order: `skeleton` (the model without data), `prepare` (everything that is not the
 base's own: new heads, buffers, and what is tied), then the method is injected, then `fill` (the bytes). No weight of
-the base is sent from rank to rank.
+the base crosses between nodes; within one, only those that all its ranks hold whole and none has in its page cache.
 """
 
 import logging
@@ -28,8 +29,11 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..exits import TrainerError
 from ..storage.weights import corrupt
+from .groups import ShardGroup, Topology, shard_group
 from .layout import Layout
+from .process_groups import Groups, open_groups
 from .segments import Conversion, Segments, find_segments
+from .share import exchange, own_parts
 from .sources import open_source
 from .stage import Stage, Target, byte_reads
 from .zero3 import zero_config
@@ -148,44 +152,49 @@ class Base:
                 setattr(replacement, _NAME, stored[id(parameter)])
                 self._replace(places, parameter, replacement)
 
-    def fill(self, model: Any, group: Any = None) -> Loaded:
+    def fill(self, model: Any, groups: Groups | None = None) -> Loaded:
         """Read this rank's share of the base into ZeRO's partitions, and all of what a method trains of it.
+
+        What several ranks of a node hold whole is read once for the node from a remote source. Of local files each
+        rank reads all: the first one's reads bring them into the node's page cache, which serves the others.
 
         Args:
             model: Prepared, with the method in it.
-            group: Ranks among which each parameter is partitioned; None: all. With a group of one rank, a replica.
+            groups: Among which ranks each parameter is partitioned; None: all.
 
         Raises:
             TrainerError: `BASE_MODEL_CORRUPT`, naming file and tensor, or what the storage service says.
         """
         started = time.monotonic()
         self._agree_on_version()
+        groups = groups or open_groups(*_everybody())
         zero = Init(module=torch.nn.Module(), config_dict_or_path=zero_config(self.dtype), dtype=self.dtype)
-        targets: list[Target] = []
+        own: list[Target] = []
+        alike: list[Target] = []
         for places, parameter in unique(model).values():
             name = getattr(parameter, _NAME, None)
-            if name is None and parameter.requires_grad:
+            if parameter.requires_grad or groups.base is None:
+                if name is not None:
+                    dtype = torch.float32 if parameter.requires_grad else parameter.dtype
+                    value = torch.empty(parameter.shape, dtype=dtype, device=self.device)
+                    whole = torch.nn.Parameter(value, requires_grad=parameter.requires_grad)
+                    self._replace(places, parameter, whole)
+                    alike.append(Target(name, value.flatten(), 0, value.numel()))
                 continue
+            parameter.ds_zero_partition_process_group = groups.base  # type: ignore[attr-defined]
+            zero._convert_to_deepspeed_param(parameter)
             if name is None:
-                self._place(parameter, group)
-                zero._convert_to_deepspeed_param(parameter)
                 parameter.partition()  # type: ignore[attr-defined]
-            elif parameter.requires_grad:
-                whole = torch.nn.Parameter(torch.empty(parameter.shape, dtype=torch.float32, device=self.device))
-                self._replace(places, parameter, whole)
-                targets.append(Target(name, whole.data.flatten(), 0, whole.numel()))
             else:
-                targets.append(self._partition(zero, parameter, name, group))
-        self._read(model, targets)
+                own.append(self._partition(parameter, name))
+        self._read(model, own, alike, groups)
         self.source.verify()
         self.source.close()
         self._tie(model)
         return self._report(time.monotonic() - started)
 
-    def _partition(self, zero: Init, parameter: Any, name: str, group: Any) -> Target:
-        """Make a placeholder a parameter of ZeRO with an empty partition; return what to read into that."""
-        self._place(parameter, group)
-        zero._convert_to_deepspeed_param(parameter)
+    def _partition(self, parameter: Any, name: str) -> Target:
+        """Give a parameter of ZeRO, a placeholder still, an empty partition; return what to read into that."""
         world, rank = parameter.ds_zero_partition_world_size, parameter.ds_zero_partition_rank
         size = -(-parameter.ds_numel // world)
         start = min(rank * size, parameter.ds_numel)
@@ -201,16 +210,22 @@ class Base:
         parameter.ds_status = ZeroParamStatus.NOT_AVAILABLE
         return Target(name, share[: stop - start], start, stop)
 
-    @staticmethod
-    def _place(parameter: Any, group: Any) -> None:
-        if group is not None:
-            parameter.ds_zero_partition_process_group = group
+    def _read(self, model: Any, own: list[Target], alike: list[Target], groups: Groups) -> None:
+        """Read all targets: what lies in the files as it is, and what has to be computed from whole tensors.
 
-    def _read(self, model: Any, targets: list[Target]) -> None:
-        """Read all targets: what lies in the files as it is, and what has to be computed from whole tensors."""
-        direct = [t for t in targets if t.name in self._segments.layouts]
-        Stage(self.source, self.device).read(direct, self._segments.layouts)
-        others = {target.name: target for target in targets if target.name not in self._segments.layouts}
+        Args:
+            model: That they are of.
+            own: Shares that no other rank of this node has.
+            alike: The same on all ranks of this node.
+            groups: Of this rank.
+        """
+        layouts = self._segments.layouts
+        shared = [] if self.source.cached or groups.node is None else [t for t in alike if t.name in layouts]
+        each = own if shared else [*own, *alike]
+        direct = [*(t for t in each if t.name in layouts), *own_parts(shared, groups)]
+        Stage(self.source, self.device).read(direct, layouts)
+        exchange(shared, groups)
+        others = {target.name: target for target in [*own, *alike] if target.name not in layouts}
         for conversion in self._segments.conversions:
             self._read_converted(model, conversion, others)
         assert not others, f"nothing fills {sorted(others)}"
@@ -314,9 +329,10 @@ class Base:
     def _tie(self, model: Any) -> None:
         """Tie parameters that the config ties and the files hold twice, if they are equal; else they stay apart."""
         for first, second in self._tied_twice:
-            if first is second or not hasattr(first, "ds_tensor") or not hasattr(second, "ds_tensor"):
+            if first is second or first.requires_grad or second.requires_grad:
                 continue
-            differ = torch.tensor([int(not torch.equal(first.ds_tensor, second.ds_tensor))], device=self.device)
+            same = torch.equal(getattr(first, "ds_tensor", first.data), getattr(second, "ds_tensor", second.data))
+            differ = torch.tensor([int(not same)], device=self.device)
             dist.all_reduce(differ)
             if differ.item():
                 log.warning("base: the config ties weights that differ in the files: they stay apart")
@@ -330,6 +346,12 @@ class Base:
         each = [torch.empty_like(own) for _ in range(dist.get_world_size())]
         dist.all_gather(each, own)
         return Loaded([int(e[0]) for e in each], [float(e[1]) for e in each])
+
+
+def _everybody() -> tuple[ShardGroup, Topology]:
+    """Return a copy of the base over all ranks."""
+    topology = Topology(1, dist.get_world_size())
+    return shard_group("Full", topology), topology
 
 
 Places = list[tuple[torch.nn.Module, str]]

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from ..history import BaseBytes
-from .zero3 import Sharded, blocks, whole_bytes
+from .state import Sharded
+from .zero3 import unit_bytes
 
 
 class Measurement:
@@ -32,7 +33,7 @@ class Measurement:
             whole=self._sharded.whole_bytes(),
             partition=self._partition,
             peak=self._peak,
-            largest_block=largest_block(self._sharded.model),
+            largest_block=max(unit_bytes(self._sharded.model)),
         )
 
 
@@ -63,11 +64,3 @@ def measured(sharded: Sharded) -> Iterator[Measurement]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def largest_block(model: torch.nn.Module) -> int:
-    """Return the bytes of the base in the largest repeated block, or module without children outside of those."""
-    repeated = list(blocks(model))
-    inside = {id(module) for block in repeated for module in block.modules()}
-    others = [m for m in model.modules() if id(m) not in inside and next(m.children(), None) is None]
-    return max(sum(whole_bytes(p) for p in m.parameters() if not p.requires_grad) for m in [*repeated, *others])

@@ -134,6 +134,8 @@ class Source(ABC):
     threads = REMOTE_THREADS
     part_bytes = REMOTE_PART_BYTES
     max_gap = MAX_GAP_BYTES
+    cached = False
+    """Whether what one rank read comes from the node's memory for the others."""
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
@@ -198,6 +200,7 @@ class LocalSource(Source):
     threads = LOCAL_THREADS
     part_bytes = LOCAL_PART_BYTES
     max_gap = 0
+    cached = True
 
     def __init__(self, folder: Path, weights: Weights) -> None:
         super().__init__(weights)

@@ -1,24 +1,23 @@
-"""Shard group `Full`: DeepSpeed's ZeRO-3 partitions the frozen base over all ranks; what is trained is whole on each.
+"""The base in partitions of DeepSpeed's ZeRO-3: its layout, its gathers and its hooks; when to gather is ours.
 
-ZeRO's own hooks gather a module's parameters before its forward and backward, and free them after. The trained
-parameters must be known to those hooks, so each has a partition group of one rank and is marked as persistent and
-external: nothing of it is ever sent or freed. Its gradient is an ordinary `.grad`, its optimiser an ordinary AdamW,
-and the world is summed by one all-reduce. DeepSpeed's engine class is not used: it wants one dtype for all parameters,
-and an optimiser of its own; `DeepSpeedZeRoOffload` is the part of it that shards.
+ZeRO's hooks tell when a module is about to compute, forward and backward, and when it is done. Its own coordinator
+would answer by a trace of all modules, which it checks among the ranks, and by keeping most of what it gathered.
+`Coordinator` takes its place: one gather for a block, which is freed when the block is done. What computes last
+in the forward pass computes first in the backward pass: as many of the last modules as there is room for stay.
+
+What is trained is unknown to ZeRO: ordinary parameters, whole on every rank, in whatever group the base lies. (Were
+they partitioned over a group that is not the world, replicas of them would diverge without any error.)
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence, Set
+from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
-from deepspeed.utils import set_z3_leaf_module
+from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+from deepspeed.runtime.zero.partitioned_param_coordinator import iter_params
+from deepspeed.utils import set_z3_leaf_module, z3_leaf_module
 from deepspeed.utils.timer import NoopTimer
-from peftjob_api import PlanInfo
-from peftjob_api.spec import TrainingSpec
-
-_BETAS, _EPSILON = (0.9, 0.999), 1e-8
 
 
 def zero_config(dtype: torch.dtype) -> dict[str, Any]:
@@ -31,8 +30,8 @@ def zero_config(dtype: torch.dtype) -> dict[str, Any]:
 
 
 def whole_bytes(parameter: torch.nn.Parameter) -> int:
-    """Return the bytes of a partitioned parameter as a whole."""
-    return int(parameter.ds_numel) * parameter.element_size()  # type: ignore[attr-defined]
+    """Return the bytes of a parameter as a whole, partitioned or not."""
+    return int(getattr(parameter, "ds_numel", parameter.numel())) * parameter.element_size()
 
 
 def blocks(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
@@ -41,105 +40,164 @@ def blocks(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
         yield from child.children() if isinstance(child, torch.nn.ModuleList) else blocks(child)
 
 
-class Sharded:
-    """A model whose base is partitioned, with the trained parameters, their gradients and their optimiser."""
+def unit_bytes(model: torch.nn.Module) -> tuple[int, int]:
+    """Return the bytes of the base in the largest repeated block, and in the largest module outside of those."""
+    repeated = list(blocks(model))
+    inside = {id(module) for block in repeated for module in block.modules()}
+    others = [m for m in model.modules() if id(m) not in inside and next(m.children(), None) is None]
+    block, other = (
+        max((sum(whole_bytes(p) for p in m.parameters() if not p.requires_grad) for m in modules), default=0)
+        for modules in (repeated, others)
+    )
+    return block, other
 
-    def __init__(self, model: Any, trained: dict[str, torch.nn.Parameter], training: TrainingSpec) -> None:
-        self.model = model
-        self.trained = trained
-        self.base = [p for p in model.parameters() if not p.requires_grad]
-        alone = [dist.new_group([rank]) for rank in range(dist.get_world_size())][dist.get_rank()]
-        for parameter in trained.values():
-            parameter.ds_zero_partition_process_group = alone  # type: ignore[attr-defined]
+
+def default_room(model: torch.nn.Module) -> int:
+    """Return the bytes of the base that may be gathered at once where memory is short: two blocks or the like.
+
+    That is two of the largest modules, and not more than two blocks and the largest module outside of them.
+    """
+    block, other = unit_bytes(model)
+    return min(2 * max(block, other), 2 * block + other)
+
+
+class Use(NamedTuple):
+    """A module that computes in the forward pass."""
+
+    module: int
+    size: int
+    """Bytes of the base that it needs."""
+    returns: bool
+    """Whether it needs them in the backward pass, too."""
+
+
+def kept(order: Sequence[Use], room: int) -> frozenset[int]:
+    """Return which modules stay gathered from their forward to their backward pass: the large first, then the late.
+
+    Args:
+        order: As they compute in the forward pass.
+        room: Bytes that may be gathered at once.
+    """
+    chosen: set[int] = set()
+    for _, candidate in sorted(enumerate(order), key=lambda item: (item[1].size, item[0]), reverse=True):
+        if candidate.returns and peak(order, chosen | {candidate.module}) <= room:
+            chosen.add(candidate.module)
+    return frozenset(chosen)
+
+
+def peak(order: Sequence[Use], chosen: Set[int]) -> int:
+    """Return the most bytes that are gathered at once in a forward pass after which some modules stay."""
+    held = most = 0
+    for use in order:
+        most = max(most, held + use.size)
+        held += use.size if use.module in chosen else 0
+    return most
+
+
+class Coordinator:
+    """Gathers modules and frees them, as the hooks of `DeepSpeedZeRoOffload` ask for it, on all ranks alike.
+
+    In a forward pass again within a backward pass, which is what checkpointing does, nothing is freed: the backward
+    pass of the same module comes next.
+    """
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._gathered: dict[torch.nn.Parameter, set[int]] = {}
+        """Why each parameter is here: ids of modules that compute with it, or are to."""
+        self._order: list[Use] = []
+        """Of the forward pass that runs, or ran last, if a backward pass follows."""
+        self._known: tuple[list[Use], frozenset[int]] = ([], frozenset())
+        """An order, and what is kept in it."""
+        self._trains = False
+
+    def reset_step(self) -> None:
+        """Begin a forward pass of the whole model; only one that has a backward pass keeps anything."""
+        self.release_backward_leftovers()
+        if self._order and self._order != self._known[0]:
+            self._known = (self._order, kept(self._order, self._room))
+        self._order = []
+        self._trains = torch.is_grad_enabled()
+
+    @torch.no_grad()
+    def fetch_sub_module(self, module: Any, forward: bool) -> None:
+        """Gather a module's part of the base."""
+        if not forward and not _returns(module):
+            return
+        parameters = _parameters(module)
+        absent = [p for p in parameters if p.ds_status == ZeroParamStatus.NOT_AVAILABLE]
+        if absent:
+            absent[0].all_gather_coalesced(absent).wait()
+        for parameter in parameters:
+            self._gathered.setdefault(parameter, set()).add(module.ds_id)
+        if parameters and forward and self._trains and not _in_backward():
+            self._order.append(Use(module.ds_id, sum(whole_bytes(p) for p in parameters), _returns(module)))
+
+    @torch.no_grad()
+    def release_sub_module(self, module: Any, forward: bool) -> None:
+        """Free a module's part of the base, unless it stays for the backward pass or another module needs it."""
+        if forward and (_in_backward() or (self._trains and module.ds_id in self._known[1])):
+            return
+        for parameter in _parameters(module):
+            users = self._gathered.get(parameter, set())
+            users.discard(module.ds_id)
+            if not users:
+                self._free(parameter)
+
+    @torch.no_grad()
+    def release_backward_leftovers(self) -> None:
+        """Free all that is left: modules whose inputs needed no gradient are not told that they are done."""
+        for parameter in list(self._gathered):
+            self._free(parameter)
+
+    def _free(self, parameter: Any) -> None:
+        self._gathered.pop(parameter, None)
+        if parameter.ds_status == ZeroParamStatus.AVAILABLE:
+            parameter.partition()
+
+    def trace_prologue(self, module: Any) -> None:
+        """There is no trace."""
+
+    def is_record_trace(self) -> bool:
+        """Return whether to record one."""
+        return False
+
+
+class Gathering(DeepSpeedZeRoOffload):
+    """ZeRO's hooks on all modules of a model whose base is partitioned."""
+
+    def __init__(self, model: torch.nn.Module, room: int) -> None:
+        """Register the hooks.
+
+        Args:
+            model: Its frozen parameters are ZeRO's, from `load`.
+            room: Bytes that may be gathered at once, if the largest block and the largest other module fit in.
+        """
         for block in blocks(model):
             # One gather for all of a block: an eighth of the messages, and the memory of a block instead of a module's.
             set_z3_leaf_module(block, True)
-        # Limits of 1 and 0: gather a module when it runs and free it at once. The defaults keep the whole base.
-        self._zero = DeepSpeedZeRoOffload(
-            model,
-            timers=NoopTimer(),
-            ds_config=zero_config(self.base[0].dtype),
-            overlap_comm=False,
-            prefetch_bucket_size=0,
-            max_reuse_distance=0,
-            max_live_parameters=1,
-            param_persistence_threshold=0,
-        )
-        for parameter in trained.values():
-            parameter.all_gather()  # type: ignore[attr-defined]
-            parameter.ds_persist = True  # type: ignore[attr-defined]
-            # Persistent ones are released all the same while ZeRO records the order of modules, and would come back
-            # with the values of their first partition; external ones never are.
-            parameter.is_external_param = True  # type: ignore[attr-defined]
-        self.optimizer = torch.optim.AdamW(
-            list(trained.values()), lr=0.0, betas=_BETAS, eps=_EPSILON, weight_decay=training.weight_decay
-        )
+        super().__init__(model, timers=NoopTimer(), ds_config={}, overlap_comm=False)
+        self.param_coordinator = Coordinator(room)
 
-    def autocast(self) -> torch.autocast:
-        """Return the context of every computation: fp32 adapters in a bf16 model compute in bf16."""
-        parameter = self.base[0]
-        return torch.autocast(parameter.device.type, torch.bfloat16, enabled=parameter.dtype == torch.bfloat16)
+    def _convert_to_zero_parameters(self, *_: Any) -> None:
+        """The base is converted, and what is trained is to stay as it is."""
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """Add to the gradients, and free what ZeRO gathered for modules whose inputs need no gradient."""
-        loss.backward()
-        self._zero.release_backward_leftovers()
+    def mark_persistent_parameters(self, *_: Any) -> list[Any]:
+        """None is gathered for good."""
+        return []
 
-    def reduce(self, *extra: float) -> list[float]:
-        """Sum the gradients over all ranks by one all-reduce, and return the sums of some numbers sent along."""
-        assert all(p.numel() for p in self.trained.values()), "ZeRO took a trained parameter away"
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.trained.values()]
-        flat = torch.cat([*(g.flatten() for g in grads), torch.tensor(extra, device=grads[0].device)])
-        dist.all_reduce(flat)
-        offset = 0
-        for parameter in self.trained.values():
-            parameter.grad = flat[offset : offset + parameter.numel()].view_as(parameter)
-            offset += parameter.numel()
-        return [float(value) for value in flat[offset:].tolist()]
 
-    def clip(self, max_norm: float) -> float:
-        """Scale the gradients down to a norm (unless it is 0), and return their norm before."""
-        return float(torch.nn.utils.clip_grad_norm_(list(self.trained.values()), max_norm or float("inf")))
+def _parameters(module: torch.nn.Module) -> list[Any]:
+    """Return what a module needs of the base: its own, for a block all in it, and those registered as external."""
+    found = {p: None for p in iter_params(module, recurse=z3_leaf_module(module)) if hasattr(p, "ds_tensor")}
+    return list(found)
 
-    def step(self, learning_rate: float) -> None:
-        """Update what is trained, and forget the gradients."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
-        self.optimizer.zero_grad()
 
-    def snapshot(self) -> dict[str, torch.Tensor]:
-        """Return a copy of what is trained, on the CPU."""
-        return {name: p.detach().cpu().clone() for name, p in self.trained.items()}
+def _returns(module: torch.nn.Module) -> bool:
+    """Tell whether a module needs its frozen parameters for gradients; a table does not: its inputs have none."""
+    return not isinstance(module, torch.nn.Embedding)
 
-    @torch.no_grad()
-    def restore(self, snapshot: dict[str, torch.Tensor]) -> None:
-        """Put a snapshot back."""
-        for name, parameter in self.trained.items():
-            parameter.copy_(snapshot[name])
 
-    def gradients(self) -> dict[str, torch.Tensor]:
-        """Return the gradients by name, fp32; of the world after `reduce`."""
-        return {name: p.grad for name, p in self.trained.items() if p.grad is not None}
-
-    def resident_bytes(self) -> int:
-        """Return the bytes of the base that this rank holds now: its partitions and all that is gathered."""
-        storages = {}
-        for parameter in self.base:
-            for tensor in (parameter.data, parameter.ds_tensor.data):
-                storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return sum(storages.values())
-
-    def whole_bytes(self) -> int:
-        """Return the bytes of the base as a whole."""
-        return sum(whole_bytes(parameter) for parameter in self.base)
-
-    def plan(self) -> PlanInfo:
-        """Return how the base lies; `base_bytes_per_rank` is measured."""
-        return PlanInfo(
-            shard_group="Full",
-            ranks=dist.get_world_size(),
-            base_parameters=sum(p.ds_numel for p in self.base),
-            base_bytes_per_rank=self.resident_bytes(),
-            trainable_parameters=sum(p.numel() for p in self.trained.values()),
-        )
+def _in_backward() -> bool:
+    """Tell whether autograd is running a backward pass in this thread."""
+    return bool(torch._C._current_graph_task_id() != -1)

@@ -1,0 +1,130 @@
+"""One view of what is trained, its gradients and its optimiser, however the base lies. Used by `train` and `session`.
+
+The trained parameters are ordinary ones, whole and fp32 on every rank. So a gradient is an ordinary `.grad`, the
+optimiser an ordinary AdamW, the world is summed by one reduction, and a save gathers nothing. DeepSpeed's engine
+class is not used: it wants one dtype for all parameters, and an optimiser of its own. Where each rank holds a copy of
+the base nothing of DeepSpeed takes part in a step: it is plain data parallelism.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from peftjob_api import PlanInfo
+from peftjob_api.spec import TrainingSpec
+
+from .process_groups import Groups
+from .reduce import Reducer
+from .zero3 import Gathering, default_room, whole_bytes
+
+_BETAS, _EPSILON = (0.9, 0.999), 1e-8
+
+
+class Sharded:
+    """A model whose base lies in some shard group, with the trained parameters, their gradients and optimiser."""
+
+    def __init__(
+        self,
+        model: Any,
+        trained: dict[str, torch.nn.Parameter],
+        training: TrainingSpec,
+        groups: Groups,
+        room: int | None = None,
+    ) -> None:
+        """Register the hooks that gather, if the base is partitioned, and make the optimiser.
+
+        Args:
+            model: Filled by `Base.fill` for the same groups.
+            trained: In an order that all ranks share.
+            training: `spec.training`.
+            groups: Of this rank.
+            room: Bytes of the base that may be gathered at once; None: `default_room`. With room for the whole base,
+                nothing is gathered again in the backward pass.
+        """
+        self.model = model
+        self.trained = trained
+        self.groups = groups
+        self.base = [p for p in model.parameters() if not p.requires_grad]
+        self._gathering: Gathering | None = None
+        if groups.base is not None:
+            self._gathering = Gathering(model, default_room(model) if room is None else room)
+        self._reducer = Reducer(groups)
+        self.optimizer = torch.optim.AdamW(
+            list(trained.values()), lr=0.0, betas=_BETAS, eps=_EPSILON, weight_decay=training.weight_decay
+        )
+
+    def autocast(self) -> torch.autocast:
+        """Return the context of every computation: fp32 adapters in a bf16 model compute in bf16."""
+        parameter = self.base[0]
+        return torch.autocast(parameter.device.type, torch.bfloat16, enabled=parameter.dtype == torch.bfloat16)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add to the gradients, and free what was gathered for modules whose inputs need no gradient."""
+        loss.backward()
+        if self._gathering is not None:
+            self._gathering.release_backward_leftovers()
+
+    def reduce(self, *extra: float) -> list[float]:
+        """Sum the gradients over all ranks in one go, and return the sums of some numbers sent along."""
+        parameters = list(self.trained.values())
+        sizes = [p.numel() for p in parameters]
+        used = sum(sizes) + len(extra)
+        flat = torch.zeros(self._reducer.padded(used), device=parameters[0].device)
+        views = [v.view_as(p) for v, p in zip(flat[: sum(sizes)].split(sizes), parameters, strict=True)]
+        for parameter, view in zip(parameters, views, strict=True):
+            if parameter.grad is not None:
+                view.copy_(parameter.grad)
+                parameter.grad = None
+        flat[sum(sizes) : used] = torch.tensor(extra)
+        self._reducer.sum(flat)
+        for parameter, view in zip(parameters, views, strict=True):
+            parameter.grad = view
+        return [float(value) for value in flat[sum(sizes) : used].tolist()]
+
+    def clip(self, max_norm: float) -> float:
+        """Scale the gradients down to a norm (unless it is 0), and return their norm before."""
+        return float(torch.nn.utils.clip_grad_norm_(list(self.trained.values()), max_norm or float("inf")))
+
+    def step(self, learning_rate: float) -> None:
+        """Update what is trained, and forget the gradients."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def snapshot(self) -> dict[str, torch.Tensor]:
+        """Return a copy of what is trained, on the CPU."""
+        return {name: p.detach().cpu().clone() for name, p in self.trained.items()}
+
+    @torch.no_grad()
+    def restore(self, snapshot: dict[str, torch.Tensor]) -> None:
+        """Put a snapshot back."""
+        for name, parameter in self.trained.items():
+            parameter.copy_(snapshot[name])
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """Return the gradients by name, fp32; of the world after `reduce`."""
+        return {name: p.grad for name, p in self.trained.items() if p.grad is not None}
+
+    def resident_bytes(self) -> int:
+        """Return the bytes of the base that this rank holds now: its partitions and all that is gathered."""
+        storages = {}
+        for parameter in self.base:
+            for tensor in (parameter.data, getattr(parameter, "ds_tensor", parameter).data):
+                storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return sum(storages.values())
+
+    def whole_bytes(self) -> int:
+        """Return the bytes of the base as a whole."""
+        return sum(whole_bytes(parameter) for parameter in self.base)
+
+    def plan(self) -> PlanInfo:
+        """Return how the base lies; `base_bytes_per_rank` is measured."""
+        return PlanInfo(
+            shard_group=self.groups.shard.kind,
+            shard_ranks=self.groups.shard.ranks,
+            ranks=dist.get_world_size(),
+            base_parameters=sum(getattr(p, "ds_numel", p.numel()) for p in self.base),
+            base_bytes_per_rank=self.resident_bytes(),
+            trainable_parameters=sum(p.numel() for p in self.trained.values()),
+        )

@@ -75,8 +75,10 @@ def write_inputs(folder: Path, models: list[str]) -> None:
         model = MODELS[name]
         auto = AutoModel if model.classifies else AutoModelForCausalLM
         dtype = torch.bfloat16 if model.training.get("precision") == "BF16" else torch.float32
-        auto.from_config(AutoConfig.for_model(model.type, **model.settings), dtype=dtype).save_pretrained(folder / name)
-        tiny.write_tokenizer(folder / name)
+        auto.from_config(AutoConfig.for_model(model.type, **model.settings), dtype=dtype).save_pretrained(
+            folder / model.type
+        )
+        tiny.write_tokenizer(folder / model.type)
     rows = [{"prompt": "a" * (LENGTH // 2), "completion": "b" * LENGTH} for _ in range(16)]
     (folder / "completions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     rows = [{"text": "c" * LENGTH, "label": label} for label in tiny.LABELS * 6]
@@ -90,7 +92,7 @@ def job(folder: Path, name: str, sharding: str, nodes: int, ranks: int) -> dict[
     model = MODELS[name]
     body = tiny.job(
         folder,
-        model=name,
+        model=model.type,
         train="classes.jsonl" if model.classifies else "completions.jsonl",
         kind="SequenceClassification" if model.classifies else "CausalLM",
         dataset={"maxLength": LENGTH},

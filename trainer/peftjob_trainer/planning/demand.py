@@ -51,6 +51,11 @@ class Demand:
     """Bytes of the process itself."""
 
     @property
+    def base_parameters(self) -> int:
+        """Number of frozen parameters."""
+        return sum(count * elements for (elements, _), count in self.base.items())
+
+    @property
     def base_bytes(self) -> int:
         """Bytes of the frozen base as a whole."""
         return sum(count * elements * size for (elements, size), count in self.base.items())

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..data import Example
 from ..sharding.zero3 import blocks
-from .meter import Meter, fake_mode
+from .meter import GLIBC, Meter, fake_mode
 
 _SHORT, _LONG = 4, 6
 """Blocks that are run in place of many: each further one adds what one more of these does."""
@@ -70,7 +70,7 @@ def peak_of(model: Any, task: ModuleType, batch: Batch, pad: int, *, training: b
 
 def _run(model: Any, task: ModuleType, batch: Batch, pad: int, *, training: bool, accelerated: bool) -> Peak:
     tensors = task.collate([batch.example] * batch.rows, pad)
-    meter = Meter()
+    meter = Meter() if accelerated else Meter(**GLIBC)
     model.train(training)
     with ExitStack() as stack:
         if accelerated:
@@ -88,7 +88,7 @@ def _run(model: Any, task: ModuleType, batch: Batch, pad: int, *, training: bool
         if training:
             loss.backward()
         del loss, predicted
-    return Peak(meter.peak, meter.peak_gathered)
+    return Peak(meter.whole.peak, meter.sharded.peak)
 
 
 @contextmanager
@@ -96,13 +96,13 @@ def _fake_parameters(model: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
     """Give the model fake parameters with gradients, and buffers, on the CPU; yield them; take them away again."""
     made: dict[int, torch.Tensor] = {}
     kept: list[torch.Tensor] = []
-    before: list[tuple[dict[str, Any], str, Any]] = []
+    before: list[tuple[Any, str, Any]] = []
     for module in model.modules():
         for table in (module._parameters, module._buffers):
             for key, tensor in table.items():
                 if tensor is None:
                     continue
-                before.append((table, key, tensor))  # type: ignore[arg-type]
+                before.append((table, key, tensor))
                 if id(tensor) not in made:
                     made[id(tensor)] = _fake(tensor)
                     kept.append(made[id(tensor)])
@@ -134,8 +134,7 @@ def _gathers(model: Any, meter: Meter) -> Iterator[None]:
     for unit in [*repeated, *others]:
         frozen = [p for p in unit.parameters() if not p.requires_grad]
         if frozen:
-            nbytes = sum(p.numel() * p.element_size() for p in frozen)
-            hooks += _watch(unit, meter, nbytes, nbytes if len(frozen) > 1 else 0)
+            hooks += _watch(unit, meter, [p.numel() * p.element_size() for p in frozen])
     try:
         yield
     finally:
@@ -143,9 +142,9 @@ def _gathers(model: Any, meter: Meter) -> Iterator[None]:
             hook.remove()
 
 
-def _watch(unit: torch.nn.Module, meter: Meter, nbytes: int, buffer: int) -> list[Any]:
+def _watch(unit: torch.nn.Module, meter: Meter, sizes: list[int]) -> list[Any]:
     def take(*_: Any) -> None:
-        meter.gather(id(unit), nbytes, buffer)
+        meter.gather(id(unit), sizes)
 
     def free(*_: Any) -> None:
         meter.release(id(unit))

@@ -1,5 +1,6 @@
-"""From a job to what it needs of each rank, before any weight is read. Called by `session` and by the command `plan`."""
+"""From a job to what it needs of each rank, before any weight is read. Called by `session` and by `plan`."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +13,14 @@ from peftjob_api import PeftJobSpec
 from ..data import Example, Splits
 from ..data.types import IGNORED
 from ..order import DEFAULT_MICRO_BATCH
+from ..sharding.zero3 import blocks
 from ..tasks import task_of
 from .demand import Demand
 from .dry_run import Batch, Peak, peak_of
 from .memory import runtime_bytes
 from .paper import model_on_paper
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,22 @@ def step_peak(model: Any, spec: PeftJobSpec, inputs: Inputs) -> Peak:
     task = task_of(spec.task)
     accelerated = bool(spec.workers.accelerators)
     training, evaluation = largest_batches(spec, inputs.splits, task.EVALUATION_BATCHES)
-    peaks = [peak_of(model, task, training, inputs.pad, training=True, accelerated=accelerated)]
-    if evaluation is not None:
-        peaks.append(peak_of(model, task, evaluation, inputs.pad, training=False, accelerated=accelerated))
+    try:
+        peaks = [peak_of(model, task, training, inputs.pad, training=True, accelerated=accelerated)]
+        if evaluation is not None:
+            peaks.append(peak_of(model, task, evaluation, inputs.pad, training=False, accelerated=accelerated))
+    except Exception as error:  # of any model's code: a job must not end for want of an estimate
+        log.warning("plan: the model does not run without data (%s): activations are only roughly right", error)
+        return rough_peak(model, training)
     return Peak(max(p.whole for p in peaks), max(p.sharded for p in peaks))
+
+
+def rough_peak(model: Any, batch: Batch) -> Peak:
+    """Return a guess: what goes into and out of every linear module is kept in fp32, and the largest block gathered."""
+    widths = sum(m.in_features + m.out_features for m in model.modules() if isinstance(m, torch.nn.Linear))
+    kept = batch.rows * len(batch.example.input_ids) * widths * 4
+    largest = max((sum(p.numel() * p.element_size() for p in b.parameters()) for b in blocks(model)), default=0)
+    return Peak(kept, kept + 2 * largest)
 
 
 def largest_batches(spec: PeftJobSpec, splits: Splits | None, evaluation_batches: int) -> tuple[Batch, Batch | None]:

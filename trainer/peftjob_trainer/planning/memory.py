@@ -1,4 +1,4 @@
-"""What a rank can have of memory, and what its process takes of it before any model. Used by `estimate` and `session`."""
+"""What a rank can have of memory, and what its process takes without a model. Used by `estimate` and `settle`."""
 
 import os
 from collections.abc import Mapping

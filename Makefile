@@ -105,6 +105,10 @@ bench: setup tools-api  ## loading, traffic, saving and steps against HF Trainer
 bench-control-plane: setup tools-api  ## API writes and latencies per job, from the audit log
 	$(PY) tests/bench/control_plane.py
 
+.PHONY: bench-plan
+bench-plan: setup  ## predicted against measured memory of each rank, by model and shard group
+	$(PY) tests/bench/plan.py
+
 .PHONY: bench-load
 bench-load: setup  ## time, bytes and memory of loading a sharded base, against the library's path
 	$(PY) tests/bench/load.py

@@ -172,6 +172,12 @@ CASES = [
         ("nodeSelektor",),
         {"workers": workers({"nodeSelektor": {"a": "b"}})},
     ),
+    Case(
+        "the pod's memory is far too small for the model",
+        "DoesNotFit",
+        ("on each process", "of memory for each pod", "spec.workers.podTemplate"),
+        {"workers": workers({"containers": [{"name": "trainer", "resources": {"limits": {"memory": "256Mi"}}}]})},
+    ),
 ]
 NAMES = {case.id: f"bad-{number:02}" for number, case in enumerate(CASES)}
 

@@ -21,7 +21,7 @@ from peftjob_trainer.data import load_splits
 from peftjob_trainer.handoff import Go, Place, end_process
 from peftjob_trainer.methods import method_of
 from peftjob_trainer.progress import Progress
-from peftjob_trainer.sharding import Sharded, Topology, open_groups
+from peftjob_trainer.sharding import Sharded, Topology, open_groups, shard_group
 from peftjob_trainer.tasks import task_of
 from safetensors.torch import load_file
 
@@ -67,8 +67,9 @@ def do(name: str, body: dict[str, Any], place: Place, folder: Path, calls: Count
     device = session.choose_device(spec, place)
     tokenizer = session.load_tokenizer(go.model)
     splits = load_splits(spec, tokenizer, spec.storage, go.work)
+    assert spec.sharding != "Auto", "say which group is meant"
     topology = Topology(spec.workers.nodes, place.world // spec.workers.nodes)
-    groups = open_groups(session.choose_group(spec, topology), topology)
+    groups = open_groups(shard_group(spec.sharding, topology), topology)
     calls.clear()
     sharded = session.load_model(go, splits, tokenizer, session.choose_precision(spec, device), device, groups)
     loading = Counter(calls)

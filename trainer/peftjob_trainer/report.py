@@ -128,6 +128,7 @@ def tables(run: RunConfig, plan: PlanInfo, history: History, metrics: dict[str, 
         ("Seed", f"{training.seed}"),
         ("Ranks", f"{plan.ranks} on {spec.workers.nodes} node" + ("s" if spec.workers.nodes > 1 else "")),
         ("Base on each rank", f"{plan.base_bytes_per_rank / 2**20:,.1f} MiB (shard group {plan.shard_group})"),
+        *_planned(plan),
         *([("Base alive in a step", _alive(history.base_bytes))] if history.base_bytes else []),
         ("Time in steps", duration(metrics["trainingSeconds"])),
     ]
@@ -154,6 +155,15 @@ def _alive(base: BaseBytes) -> str:
         f"at most {base.peak / mib:,.1f} MiB: the rank's share and what was gathered; the largest block has "
         f"{base.largest_block / mib:,.1f} MiB, the whole base {base.whole / mib:,.1f} MiB"
     )
+
+
+def _planned(plan: PlanInfo) -> list[tuple[str, str]]:
+    """Return what the plan said of a rank's memory, if it was asked."""
+    if plan.peak_bytes_per_rank is None or plan.memory_bytes_per_rank is None:
+        return []
+    mib = 2**20
+    peak, memory = plan.peak_bytes_per_rank / mib, plan.memory_bytes_per_rank / mib
+    return [("Memory of a rank", f"at most {peak:,.0f} MiB planned, of {memory:,.0f} MiB")]
 
 
 def duration(seconds: float) -> str:

@@ -18,6 +18,7 @@ from peftjob_api.constants import ENV_LOG_FORMAT
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 from transformers import AutoTokenizer
 
+from .checkpointing import checkpoint_blocks
 from .claim import Claim
 from .data import Splits, load_splits
 from .exits import TrainerError
@@ -26,10 +27,11 @@ from .handoff import Go, Place
 from .history import History
 from .methods import method_of
 from .model_card import write_model_card
+from .planning import Inputs, Option, estimate, settle, topology_of
 from .progress import Progress, serve
 from .publish import find_published, publish
 from .report import write_report
-from .sharding import Base, Groups, Sharded, ShardGroup, Topology, open_groups, shard_group
+from .sharding import Base, Groups, Sharded, open_groups
 from .storage import open_store
 from .storage.uris import parse
 from .tasks import packing, task_of
@@ -71,11 +73,13 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
     progress.phase("Loading")
     tokenizer = load_tokenizer(go.model)
     splits = load_splits(spec, tokenizer, spec.storage, go.work)  # before the rendezvous: bad data is told at once
+    inputs = Inputs(go.model, tokenizer.pad_token_id, precision, splits)
+    demand = estimate(spec, inputs) if place.rank == 0 else None
     store = connect(place, device)
-    topology = Topology(spec.workers.nodes, place.world // spec.workers.nodes)
-    groups = open_groups(choose_group(spec, topology), topology)
+    option = settle(spec, demand, inputs, store, device, ranks_here(go))
+    groups = open_groups(option.group, topology_of(spec))
     sharded = load_model(go, splits, tokenizer, precision, device, groups)
-    plan = sharded.plan()
+    plan = expected(sharded.plan(), option)
     progress.plan(plan)
     log.info("%s", describe(plan, sharded.whole_bytes()))
     claim, published = take_claim(go) if place.rank == 0 else (None, None)
@@ -186,11 +190,6 @@ def connect(place: Place, device: torch.device) -> Any:
     return store
 
 
-def choose_group(spec: PeftJobSpec, topology: Topology) -> ShardGroup:
-    """Return among which ranks the base is partitioned."""
-    return shard_group("Full" if spec.sharding == "Auto" else spec.sharding, topology)
-
-
 def load_model(
     go: Go, splits: Splits, tokenizer: Any, precision: torch.dtype, device: torch.device, groups: Groups
 ) -> Sharded:
@@ -206,9 +205,7 @@ def load_model(
     model = method.inject(model, spec.method, spec.task.type, head, spec.training.seed)
     log.info("%s", base.fill(model, groups))
     if spec.training.gradient_checkpointing:
-        # Re-entrant: ZeRO then gathers a frozen module once more in the backward pass, not twice.
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
-        model.enable_input_require_grads()
+        checkpoint_blocks(model)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
@@ -216,6 +213,23 @@ def load_model(
     if spec.dataset.packing:
         packing.check_keeps_apart(model, sharded.autocast, device)
     return sharded
+
+
+def ranks_here(go: Go) -> int:
+    """Return how many ranks share this machine's memory, or this pod's."""
+    workers = go.run.spec.workers
+    is_local = go.status_port is None
+    return workers.world_size if is_local else workers.ranks_per_node
+
+
+def expected(plan: PlanInfo, option: Option) -> PlanInfo:
+    """Return how the base lies, with what was predicted of it."""
+    return plan.model_copy(
+        update={
+            "peak_bytes_per_rank": option.parts.total,
+            "memory_bytes_per_rank": option.memory,
+        }
+    )
 
 
 def describe(plan: PlanInfo, whole: int) -> str:

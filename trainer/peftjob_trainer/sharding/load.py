@@ -23,8 +23,7 @@ import torch.distributed as dist
 from deepspeed.runtime.zero.partition_parameters import Init, PartitionedParamStatus, ZeroParamStatus
 from peftjob_api import Reason
 from peftjob_api.spec import StorageSpec
-from transformers import AutoConfig, GenerationConfig
-from transformers.initialization import meta_device_safe_creation_ops, no_tie_weights
+from transformers import GenerationConfig
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..exits import TrainerError
@@ -34,6 +33,7 @@ from .layout import Layout
 from .process_groups import Groups, open_groups
 from .segments import Conversion, Segments, find_segments
 from .share import exchange, own_parts
+from .skeleton import make_skeleton, matches
 from .sources import open_source
 from .stage import Stage, Target, byte_reads
 from .zero3 import zero_config
@@ -96,16 +96,7 @@ class Base:
                 quantised.
         """
         assert not is_deepspeed_zero3_enabled(), "an HfDeepSpeedConfig is alive: transformers would partition this"
-        try:
-            config = AutoConfig.from_pretrained(self.folder, **settings)
-            if getattr(config, "quantization_config", None) is not None:
-                raise ValueError("its weights are quantised: use the model that it was made from")
-            with torch.device("meta"), meta_device_safe_creation_ops(), no_tie_weights():
-                model = auto_class.from_config(config, dtype=self.dtype)
-        except (ValueError, OSError, KeyError) as error:
-            raise TrainerError(
-                Reason.INVALID_CONFIG, f"{self._uri}: transformers cannot make this model ({error})"
-            ) from error
+        model = make_skeleton(self.folder, self._uri, self.dtype, auto_class, **settings)
         if model.can_generate() and (self.folder / "generation_config.json").exists():
             model.generation_config = GenerationConfig.from_pretrained(self.folder)
         return model.eval()
@@ -146,7 +137,7 @@ class Base:
             if not parameter.is_meta:
                 parameter.data = parameter.data.to(self.device)  # initialised on the CPU, for the same numbers anywhere
             else:
-                dtype = next((d for pattern, d in plan.items() if _matches(pattern, name)), parameter.dtype)
+                dtype = next((d for pattern, d in plan.items() if matches(pattern, name)), parameter.dtype)
                 hollow = torch.full((1,), float("nan"), device=self.device).to(dtype).expand(parameter.shape)
                 replacement = torch.nn.Parameter(hollow, requires_grad=parameter.requires_grad)
                 setattr(replacement, _NAME, stored[id(parameter)])
@@ -372,8 +363,3 @@ def _slots(model: torch.nn.Module) -> Iterator[tuple[str, str, torch.nn.Module, 
         for key, parameter in module._parameters.items():
             if parameter is not None:
                 yield path, key, module, parameter
-
-
-def _matches(pattern: str, name: str) -> bool:
-    """Tell whether a pattern of a model's dtype plan means a parameter, as transformers matches them."""
-    return re.search(pattern.replace("*", r".*"), name) is not None

@@ -122,7 +122,7 @@ class Coordinator:
     @torch.no_grad()
     def fetch_sub_module(self, module: Any, forward: bool) -> None:
         """Gather a module's part of the base."""
-        if not forward and not _returns(module):
+        if not forward and not needs_again(module):
             return
         parameters = _parameters(module)
         absent = [p for p in parameters if p.ds_status == ZeroParamStatus.NOT_AVAILABLE]
@@ -131,7 +131,7 @@ class Coordinator:
         for parameter in parameters:
             self._gathered.setdefault(parameter, set()).add(module.ds_id)
         if parameters and forward and self._trains and not _in_backward():
-            self._order.append(Use(module.ds_id, sum(whole_bytes(p) for p in parameters), _returns(module)))
+            self._order.append(Use(module.ds_id, sum(whole_bytes(p) for p in parameters), needs_again(module)))
 
     @torch.no_grad()
     def release_sub_module(self, module: Any, forward: bool) -> None:
@@ -193,7 +193,7 @@ def _parameters(module: torch.nn.Module) -> list[Any]:
     return list(found)
 
 
-def _returns(module: torch.nn.Module) -> bool:
+def needs_again(module: torch.nn.Module) -> bool:
     """Tell whether a module needs its frozen parameters for gradients; a table does not: its inputs have none."""
     return not isinstance(module, torch.nn.Embedding)
 

@@ -21,6 +21,8 @@ PLAN = PlanInfo(
     base_parameters=22_000_000,
     base_bytes_per_rank=44 * 2**20,
     trainable_parameters=220_000,
+    peak_bytes_per_rank=3000 * 2**20,
+    memory_bytes_per_rank=8000 * 2**20,
 )
 CLASSIFY = {"type": "SequenceClassification"}
 

@@ -1,0 +1,135 @@
+"""From a job to what it needs of each rank, before any weight is read. Called by `session` and by `plan`."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from peftjob_api import PeftJobSpec
+
+from ..data import Example, Splits
+from ..data.types import IGNORED
+from ..order import DEFAULT_MICRO_BATCH
+from ..sharding.zero3 import blocks
+from ..tasks import task_of
+from .demand import Demand
+from .dry_run import Batch, Peak, peak_of
+from .memory import runtime_bytes
+from .paper import model_on_paper
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is known of a job beside its spec."""
+
+    folder: Path
+    """With the base's config."""
+    pad: int
+    """Token id of padding."""
+    automatic: torch.dtype
+    """What the precision `Auto` means."""
+    splits: Splits | None = None
+    """The data; None: as long as `dataset.maxLength` allows, and all of it supervised."""
+
+    def labels(self, spec: PeftJobSpec) -> list[str] | None:
+        """Return the names of the classes; two, while nobody knows."""
+        if spec.task.type != "SequenceClassification":
+            return None
+        settings = spec.task.sequence_classification
+        known = self.splits.labels if self.splits else settings.labels if settings else None
+        return known or ["0", "1"]
+
+    def dtype(self, spec: PeftJobSpec) -> torch.dtype:
+        """Return the base's dtype."""
+        chosen = {"FP32": torch.float32, "BF16": torch.bfloat16}
+        return chosen.get(spec.training.precision, self.automatic)
+
+
+def estimate(spec: PeftJobSpec, inputs: Inputs) -> Demand:
+    """Return what a job needs; takes about a second, whatever the size of the model.
+
+    Raises:
+        TrainerError: `INVALID_CONFIG` or `TARGET_MODULES_NOT_FOUND`: there is no such model.
+    """
+    model = model_on_paper(spec, inputs.folder, inputs.dtype(spec), inputs.labels(spec), inputs.pad)
+    accelerated = bool(spec.workers.accelerators)
+    peak = step_peak(model, spec, inputs)
+    parameters = list(model.parameters())
+    return Demand(
+        base=Counter((p.numel(), p.element_size()) for p in parameters if not p.requires_grad),
+        buffers=sum(b.numel() * b.element_size() for b in model.buffers()),
+        trained=sum(p.numel() for p in parameters if p.requires_grad),
+        # The best step's adapter is kept in the host's memory.
+        copies=int(spec.dataset.validation is not None and not accelerated),
+        # The flat buffer of the reduction; AdamW works on all parameters at once on an accelerator: its denominators.
+        update=2 if accelerated else 1,
+        whole=peak.whole,
+        sharded=peak.sharded,
+        runtime=runtime_bytes(accelerated=accelerated),
+    )
+
+
+def step_peak(model: Any, spec: PeftJobSpec, inputs: Inputs) -> Peak:
+    """Return the peak of training and evaluations together."""
+    task = task_of(spec.task)
+    accelerated = bool(spec.workers.accelerators)
+    training, evaluation = largest_batches(spec, inputs.splits, task.EVALUATION_BATCHES)
+    try:
+        peaks = [peak_of(model, task, training, inputs.pad, training=True, accelerated=accelerated)]
+        if evaluation is not None:
+            peaks.append(peak_of(model, task, evaluation, inputs.pad, training=False, accelerated=accelerated))
+    except Exception as error:  # of any model's code: a job must not end for want of an estimate
+        log.warning("plan: the model does not run without data (%s): activations are only roughly right", error)
+        return rough_peak(model, training)
+    return Peak(max(p.whole for p in peaks), max(p.sharded for p in peaks))
+
+
+def rough_peak(model: Any, batch: Batch) -> Peak:
+    """Return a guess: what goes into and out of every linear module is kept in fp32, and the largest block gathered."""
+    widths = sum(m.in_features + m.out_features for m in model.modules() if isinstance(m, torch.nn.Linear))
+    kept = batch.rows * len(batch.example.input_ids) * widths * 4
+    largest = max((sum(p.numel() * p.element_size() for p in b.parameters()) for b in blocks(model)), default=0)
+    return Peak(kept, kept + 2 * largest)
+
+
+def largest_batches(spec: PeftJobSpec, splits: Splits | None, evaluation_batches: int) -> tuple[Batch, Batch | None]:
+    """Return the most that a rank computes at once in training, and in an evaluation if there is any; pure."""
+    training, world = spec.training, spec.workers.world_size
+    micro = training.micro_batch_size or min(DEFAULT_MICRO_BATCH, training.batch_size)
+    count = min(training.batch_size, len(splits.train.examples)) if splits else training.batch_size
+    trained = Batch(largest_example(spec, splits.train.examples if splits else None), min(micro, -(-count // world)))
+    if spec.dataset.validation is None and spec.dataset.test is None:
+        return trained, None
+    found = [split.examples for split in (splits.validation, splits.test) if split] if splits else []
+    most = max((len(examples) for examples in found), default=micro * evaluation_batches * world)
+    every = [example for examples in found for example in examples]
+    rows = min(micro * evaluation_batches, -(-most // world))
+    return trained, Batch(largest_example(spec, every or None), rows)
+
+
+def largest_example(spec: PeftJobSpec, examples: Sequence[Example] | None) -> Example:
+    """Return an example as long as the longest, and with as much supervised as any; pure.
+
+    Packed rows are as long as `dataset.maxLength`.
+    """
+    longest, limit = spec.dataset.max_length, spec.dataset.max_length
+    if examples is not None and not spec.dataset.packing:
+        longest = max(len(example.input_ids) for example in examples)
+    ids = (_TOKEN,) * min(longest, limit)
+    if spec.task.type == "SequenceClassification":
+        return Example(ids, 0)
+    supervised = len(ids)
+    if examples is not None and not spec.dataset.packing:
+        labels = [e.labels for e in examples if isinstance(e.labels, tuple)]
+        supervised = max(sum(label != IGNORED for label in each) for each in labels)
+    supervised = min(supervised, len(ids))
+    return Example(ids, (IGNORED,) * (len(ids) - supervised) + ids[len(ids) - supervised :])
+
+
+_TOKEN: Final = 1
+"""Any token but padding: which one makes no difference to the memory."""

@@ -20,6 +20,14 @@ def test_the_first_step_makes_connections_and_does_not_count() -> None:
     assert traffic.cable(RANK, 3) == 250
 
 
+def test_bytes_that_no_counter_saw_are_found() -> None:
+    marks = [{"lo": (0, 0), CABLE: (0, 0)}, {"lo": (500, 500), CABLE: (50, 7)}, {"lo": (1400, 1400), CABLE: (150, 9)}]
+    ranks = [{"within": {"Training": {"allgather": number}}, "across": {}, "wires": marks} for number in (600, 400) * 2]
+    assert traffic.missed(ranks) == 0
+    ranks[3]["within"]["Training"] = {}
+    assert traffic.missed(ranks) == 0.4
+
+
 def test_loading_is_what_came_before_the_first_step() -> None:
     assert traffic.loading_cable(RANK) == 100
 

@@ -137,7 +137,8 @@ def transposed(folder: Path) -> dict[str, Any]:
         }
         save_file(tensors, folder / "transposed/model.safetensors", metadata={"format": "pt"})
     dist.barrier()
-    return compare(architecture, folder / "transposed", dist.get_rank(), dist.get_world_size())
+    found = compare(architecture, folder / "transposed", dist.get_rank(), dist.get_world_size())
+    return found | {"values": values(architecture, folder / "transposed")}
 
 
 def grouped(kind: str, architecture: Architecture, folder: Path, other: Any) -> dict[str, Any]:
@@ -179,6 +180,28 @@ def filled(parameter: Any) -> int:
     return max(0, min(size, parameter.ds_numel - parameter.ds_zero_partition_rank * size))
 
 
+def values(architecture: Architecture, folder: Path) -> dict[str, Any]:
+    """Compute something from each matrix, each read by one rank, and read some rows; tell what is wrong."""
+    dtype = getattr(torch, architecture.run)
+    base = Base(folder, f"file://{folder}", StorageSpec(), dtype, torch.device("cpu"), seed=7)
+    model = base.skeleton(getattr(transformers, architecture.auto))
+    base.prepare(model)
+    plain = getattr(transformers, architecture.auto).from_pretrained(folder, dtype=dtype)
+    matrices = {n: p.detach() for n, p in plain.named_parameters() if p.ndim > 1}
+    before = base.source.bytes_read
+    norms = base.values.each(
+        {name: matrix.shape[:1] for name, matrix in matrices.items()},
+        lambda _, matrix: matrix.float().flatten(1).norm(dim=1),
+        dtype,
+    )
+    read = base.source.bytes_read - before
+    wrong = [n for n, m in matrices.items() if not torch.equal(norms[n], m.float().flatten(1).norm(dim=1))]
+    rows = {name: base.values.rows(name, [1, 0, 1], dtype) for name in matrices}
+    wrong += [f"rows of {n}" for n, m in matrices.items() if not torch.equal(rows[n], m[[1, 0, 1]])]
+    dist.barrier()
+    return {"wrong": wrong, "read": read, "whole": sum(m.numel() * m.element_size() for m in matrices.values())}
+
+
 def tied_twice(folder: Path) -> dict[str, bool]:
     """Tell whether the head is the embedding, when the files hold both: equal, or different."""
     number, architecture = named("llama, tied")
@@ -213,6 +236,8 @@ def main(folder: Path) -> None:
         except Exception as error:
             raise RuntimeError(architecture.name) from error
         gc.collect()
+    number, architecture = named("mixtral, in shards")
+    results["values"] = values(architecture, folder / str(number))
     results |= {"tied twice": tied_twice(folder), "a transpose": transposed(folder)}
     (folder / f"world-{place.world}-rank-{place.rank}.json").write_text(json.dumps(results))
 

@@ -139,3 +139,11 @@ def test_each_byte_enters_a_node_once_and_none_crosses(four: Results, kind: str,
 
 def test_weights_that_a_config_ties_and_the_files_hold_twice(loaded: Results) -> None:
     assert [rank["tied twice"] for rank in loaded] == [{"equal": True, "different": False}] * len(loaded)
+
+
+def test_what_is_computed_from_the_base_is_read_by_one_rank_and_known_to_all(loaded: Results) -> None:
+    for found in ([rank["values"] for rank in loaded], [rank["a transpose"]["values"] for rank in loaded]):
+        assert [rank["wrong"] for rank in found] == [[]] * len(loaded)
+        assert sum(rank["read"] for rank in found) == found[0]["whole"]
+        # Dealt out evenly: by turns of the largest, nobody has more than his share and one of them.
+        assert max(rank["read"] for rank in found) <= found[0]["whole"] / len(loaded) + found[0]["whole"] / 4

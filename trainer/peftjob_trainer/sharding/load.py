@@ -6,8 +6,9 @@ tensor is a range of bytes of a file, or a few for one that is made of several t
 a parameter is an ordinary one, and its share all of it.
 
 `session` goes through this in order: `skeleton` (the model without data), `prepare` (everything that is not the
-base's own: new heads, buffers, and what is tied), then the method is injected, then `fill` (the bytes). No weight of
-the base crosses between nodes; within one, only those that all its ranks hold whole and none has in its page cache.
+base's own: new heads, buffers, and what is tied), then the method is injected, which may ask `values` for what its own
+parameters begin with, then `fill` (the bytes). No weight of the base crosses between nodes; within one, only those that
+all its ranks hold whole and none has in its page cache.
 """
 
 import logging
@@ -29,13 +30,13 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from ..exits import TrainerError
 from ..storage.weights import corrupt
 from .groups import ShardGroup, Topology, shard_group
-from .layout import Layout
 from .process_groups import Groups, open_groups
 from .segments import Conversion, Segments, find_segments
 from .share import exchange, own_parts
 from .skeleton import make_skeleton, matches
 from .sources import open_source
-from .stage import Stage, Target, byte_reads
+from .stage import Stage, Target
+from .values import Values
 from .zero3 import zero_config
 
 log = logging.getLogger(__name__)
@@ -116,6 +117,7 @@ class Base:
             TrainerError: `BASE_MODEL_CORRUPT`: a tensor is missing, or has another shape or kind of number.
         """
         self._segments = segments = find_segments(model, self.source.weights.files)
+        self.values = Values(self.source, segments, model, self.device)
         self._check_readable()
         both = [(a, b) for a, b in model.all_tied_weights_keys.items() if not {a, b} & segments.missing]
         unfilled = set(segments.missing)
@@ -178,7 +180,7 @@ class Base:
                 parameter.partition()  # type: ignore[attr-defined]
             else:
                 own.append(self._partition(parameter, name))
-        self._read(model, own, alike, groups)
+        self._read(own, alike, groups)
         self.source.verify()
         self.source.close()
         self._tie(model)
@@ -201,11 +203,10 @@ class Base:
         parameter.ds_status = ZeroParamStatus.NOT_AVAILABLE
         return Target(name, share[: stop - start], start, stop)
 
-    def _read(self, model: Any, own: list[Target], alike: list[Target], groups: Groups) -> None:
+    def _read(self, own: list[Target], alike: list[Target], groups: Groups) -> None:
         """Read all targets: what lies in the files as it is, and what has to be computed from whole tensors.
 
         Args:
-            model: That they are of.
             own: Shares that no other rank of this node has.
             alike: The same on all ranks of this node.
             groups: Of this rank.
@@ -218,29 +219,16 @@ class Base:
         exchange(shared, groups)
         others = {target.name: target for target in [*own, *alike] if target.name not in layouts}
         for conversion in self._segments.conversions:
-            self._read_converted(model, conversion, others)
+            self._read_converted(conversion, others)
         assert not others, f"nothing fills {sorted(others)}"
 
-    def _read_converted(self, model: Any, conversion: Conversion, others: dict[str, Target]) -> None:
+    def _read_converted(self, conversion: Conversion, others: dict[str, Target]) -> None:
         """Compute what the library would, from whole tensors, and keep this rank's share."""
         dtype = others[conversion.name].into.dtype if conversion.name in others else self.dtype
-        tensors = {t: torch.empty(t.shape, dtype=t.dtype) for t in conversion.stored}
-        self.source.read([r for t, whole in tensors.items() for r in byte_reads(Layout.of(t), 0, whole.flatten())])
-        # As the library does, the cast comes first.
-        values = conversion.run(model, {t: whole.to(dtype) for t, whole in tensors.items()})
-        for name, value in values.items():
+        for name, value in self.values.converted(conversion, dtype).items():
             if name in others:
                 target = others.pop(name)
                 target.into.copy_(value.flatten()[target.start : target.stop])
-
-    def _whole(self, name: str, dtype: torch.dtype) -> torch.Tensor:
-        """Return a whole tensor of the base, on the CPU."""
-        layout = self._segments.layouts[name]
-        value = torch.empty(layout.shape, dtype=dtype)
-        Stage(self.source, torch.device("cpu")).read(
-            [Target(name, value.flatten(), 0, value.numel())], self._segments.layouts
-        )
-        return value
 
     def _check_readable(self) -> None:
         for tensor in self._segments.unreadable:
@@ -283,7 +271,7 @@ class Base:
             is_head = name.split(".")[0] in new
             if name in fresh or is_head:
                 dtype = torch.float32 if is_head else parameter.dtype
-                value = torch.empty(parameter.shape, dtype=dtype) if name in fresh else self._whole(name, dtype)
+                value = torch.empty(parameter.shape, dtype=dtype) if name in fresh else self.values.tensor(name, dtype)
                 own = torch.nn.Parameter(value, requires_grad=parameter.requires_grad)
                 self._replace(places, parameter, own)
                 parameter = own
@@ -293,7 +281,7 @@ class Base:
                 module._buffers[key] = torch.empty_like(buffer, device="cpu") if buffer.is_meta else buffer
         for name, buffer in model.named_buffers():
             if name in self._segments.layouts and name not in self._segments.mismatched:
-                buffer.copy_(self._whole(name, buffer.dtype))
+                buffer.copy_(self.values.tensor(name, buffer.dtype))
                 buffer._is_hf_initialized = True
 
     def _replace(self, places: "Places", old: torch.nn.Parameter, new: torch.nn.Parameter) -> None:

@@ -8,7 +8,7 @@ tensors. One that also moves single elements (a transpose, arithmetic) is kept, 
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,8 @@ class Conversion:
     sources: Mapping[str, tuple[Stored, ...]]
     """Pattern of the converter -> tensors."""
     reason: str
+    targets: frozenset[str] = frozenset()
+    """Names in the model of all that comes out."""
 
     def run(self, model: Any, tensors: Mapping[Stored, Any]) -> dict[str, Any]:
         """Return what comes out, by name in the model, of tensors of any kind that the operations can be run on."""
@@ -132,8 +134,9 @@ def find_segments(model: Any, files: Mapping[str, WeightsFile]) -> Segments:
             reason = f"{', '.join(type(op).__name__ for op in converter.operations)} ({error})"
             conversion = Conversion(name, converter, {p: tuple(ts) for p, ts in sources.items()}, reason)
             shapes = {t: torch.empty(t.shape, dtype=wanted[name].dtype, device="meta") for t in conversion.stored}
-            found |= conversion.run(model, shapes)
-            result.conversions.append(conversion)
+            made = conversion.run(model, shapes)
+            found |= made
+            result.conversions.append(replace(conversion, targets=frozenset(made)))
     for name, value in found.items():
         if name not in wanted:
             result.unused.append(name)

@@ -36,7 +36,7 @@ Times = dict[str, list[list[float]]]
 def measure(scratch: Path, rounds: int, *, quick: bool) -> Found:
     """Run everything in turns; quick: a small model, few steps, and no checkpointing."""
     steps, tokens = (4, 32) if quick else (STEPS, TOKENS)
-    changes = {"vocab_size": 1000, "num_hidden_layers": 2} if quick else {}
+    changes: dict[str, Any] = {"vocab_size": 1000, "num_hidden_layers": 2} if quick else {}
     models.write(MODEL, scratch / MODEL, **changes)
     runs = {n: run for n, run in runs_of(scratch, tokens, steps).items() if not (quick and "checkpointing" in n)}
     times: Times = {name: [] for name in runs}
@@ -103,7 +103,7 @@ def figure(times: Times, name: str) -> float:
     found = times[name]
     if "mixed" not in name:
         return min(dense(one) for one in found)
-    return sum(min(at) for at in zip(*(counted(one) for one in found), strict=True))
+    return float(sum(min(at) for at in zip(*(counted(one) for one in found), strict=True)))
 
 
 def dense(seconds: list[float]) -> float:

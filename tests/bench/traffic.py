@@ -141,7 +141,7 @@ def on_nodes(ranks: Sequence[Any], figure: Callable[[Any], float]) -> float:
 def total(rank: Rank, phase: str, operations: Iterable[str] = OPERATIONS, *, across: bool | None = None) -> int:
     """Return the bytes that a rank received in a phase; see `Collectives.total`."""
     sides = [rank["within"]] * (across is not True) + [rank["across"]] * (across is not False)
-    return sum(side.get(phase, {}).get(operation, 0) for side in sides for operation in operations)
+    return int(sum(side.get(phase, {}).get(operation, 0) for side in sides for operation in operations))
 
 
 def most(ranks: Iterable[Rank], phase: str, operations: Iterable[str] = OPERATIONS) -> int:
@@ -159,7 +159,7 @@ def cable(rank: Rank, steps: int) -> int:
 def missed(ranks: Sequence[Rank]) -> float:
     """Return by how much counters and interfaces differ on the bytes that a node's ranks received while training."""
     per_node = len(ranks) // len(nodes.ADDRESSES)
-    apart = []
+    apart: list[float] = []
     for first in range(0, len(ranks), per_node):
         marks = ranks[first]["wires"]
         carried = sum(marks[-1][name][0] - marks[1][name][0] for name in ("lo", nodes.CABLE))

@@ -57,7 +57,7 @@ def run_ranks(
     on_cpu: bool = True,
     environment: Mapping[str, str] | None = None,
     timeout: float = 600,
-) -> list[dict[str, Any]]:
+) -> list[Any]:
     """Run once in fresh processes; return what each rank wrote.
 
     Args:

@@ -96,7 +96,7 @@ def rank_main(way: str, folder: Path) -> dict[str, Any]:
     dist.barrier()
     seconds = time.monotonic() - started
     peak = peak_memory()
-    shares = sum(p.ds_tensor.double().abs().sum().item() for p in model.parameters())
+    shares = sum(getattr(p, "ds_tensor", p).detach().double().abs().sum().item() for p in model.parameters())
     return {
         "seconds": seconds, "cpu": cpu, "peak": peak, "before": before, "read": read, "rchar": rchar() - began,
         "shares": shares,

@@ -192,9 +192,15 @@ def choose_group(spec: PeftJobSpec, topology: Topology) -> ShardGroup:
 
 
 def load_model(
-    go: Go, splits: Splits, tokenizer: Any, precision: torch.dtype, device: torch.device, groups: Groups
+    go: Go,
+    splits: Splits,
+    tokenizer: Any,
+    precision: torch.dtype,
+    device: torch.device,
+    groups: Groups,
+    room: int | None = None,
 ) -> Sharded:
-    """Return the base, partitioned within a shard group, with the method's parameters in it."""
+    """Return the base, partitioned within a shard group, with the method's parameters in it; for `room` see there."""
     spec = go.run.spec
     method = method_of(spec.method)
     base = Base(go.model, spec.base_model.uri, spec.storage, precision, device, spec.training.seed)
@@ -204,13 +210,13 @@ def load_model(
     model = method.inject(model, spec.method, spec.task.type, head, spec.training.seed)
     log.info("%s", base.fill(model, groups))
     if spec.training.gradient_checkpointing:
-        # Re-entrant: ZeRO then gathers a frozen module once more in the backward pass, not twice.
+        # Re-entrant: a block that is computed again is computed to its end, so that ZeRO's hooks are told of it.
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
         model.enable_input_require_grads()
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
-    return Sharded(model, method.trainable(model), spec.training, groups)
+    return Sharded(model, method.trainable(model), spec.training, groups, room)
 
 
 def describe(plan: PlanInfo, whole: int) -> str:

@@ -9,7 +9,7 @@ COMPARED = ("completions, at once", "completions, accumulated", "classes, at onc
 """Runs that one rank, two ranks and HF Trainer must agree on."""
 BLOCKS = 12
 STEPS = 10
-"""Of the runs of each shard group; each has two micro steps on each of four ranks."""
+"""Of the runs of each shard group; each is one micro step of four ranks, and four of one rank."""
 
 
 def write(folder: Path) -> dict[str, dict[str, Any]]:
@@ -75,5 +75,5 @@ def grouped(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _grouped(folder: Path, **spec: Any) -> dict[str, Any]:
-    training = {"maxSteps": STEPS, "microBatchSize": 2, "gradientCheckpointing": True}
+    training = {"maxSteps": STEPS, "microBatchSize": 4, "gradientCheckpointing": True}
     return tiny.job(folder, model="deep", kind="CausalLM", train="completions-45.jsonl", training=training, **spec)

@@ -71,10 +71,9 @@ def do(name: str, body: dict[str, Any], place: Place, folder: Path, calls: Count
     topology = Topology(spec.workers.nodes, place.world // spec.workers.nodes)
     groups = open_groups(shard_group(spec.sharding, topology), topology)
     calls.clear()
-    sharded = session.load_model(go, splits, tokenizer, session.choose_precision(spec, device), device, groups)
+    precision, room = session.choose_precision(spec, device), 2**40 if name.endswith(KEEPS) else None
+    sharded = session.load_model(go, splits, tokenizer, precision, device, groups, room)
     loading = Counter(calls)
-    if name.endswith(KEEPS) and sharded._gathering is not None:
-        sharded._gathering.param_coordinator._room = sharded.whole_bytes()
     plan, initial, seen = sharded.plan(), sharded.snapshot(), recorded(sharded)
     run = train.Run(
         spec, task_of(spec.task), splits, sharded, tokenizer.pad_token_id, device, Progress(), lambda: False

@@ -12,7 +12,7 @@ from test_agreement import GRADIENTS, LOSSES, largest_difference, worst
 
 NODES = ((0, 1), (2, 3))
 MEMBERS = {"Node": NODES, "Full": ((0, 1, 2, 3),)}
-MICRO_STEPS = 2
+MICRO_STEPS = 1
 SMALL_BYTES = 64 * 1024
 
 each = pytest.mark.parametrize("kind", cases.GROUPS)

@@ -191,9 +191,15 @@ def connect(place: Place, device: torch.device) -> Any:
 
 
 def load_model(
-    go: Go, splits: Splits, tokenizer: Any, precision: torch.dtype, device: torch.device, groups: Groups
+    go: Go,
+    splits: Splits,
+    tokenizer: Any,
+    precision: torch.dtype,
+    device: torch.device,
+    groups: Groups,
+    room: int | None = None,
 ) -> Sharded:
-    """Return the base, partitioned within a shard group, with the method's parameters in it."""
+    """Return the base, partitioned within a shard group, with the method's parameters in it; for `room` see there."""
     spec = go.run.spec
     method = method_of(spec.method)
     base = Base(go.model, spec.base_model.uri, spec.storage, precision, device, spec.training.seed)
@@ -209,7 +215,7 @@ def load_model(
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
-    sharded = Sharded(model, method.trainable(model), spec.training, groups)
+    sharded = Sharded(model, method.trainable(model), spec.training, groups, room)
     if spec.dataset.packing:
         packing.check_keeps_apart(model, sharded.autocast, device)
     return sharded

@@ -40,5 +40,5 @@ def run(task: dict[str, Any], place: Place, meeting: Meeting) -> dict[str, Any]:
     seconds, peak = time.monotonic() - started, peak_memory()
     return {
         "seconds": seconds, "cpu": cpu, "before": before, "peak": peak, "read": read, "rchar": bytes_read() - began,
-        "shares": sum(p.ds_tensor.double().abs().sum().item() for p in model.parameters()),
+        "shares": sum(getattr(p, "ds_tensor", p).detach().double().abs().sum().item() for p in model.parameters()),
     }  # fmt: skip

@@ -1,8 +1,8 @@
 """Adds up what all ranks computed of what is trained: within the nodes first, then between them. Used by `state`.
 
-On several nodes of several ranks, a flat all-reduce sends up to twice the gradients out of each node for every rank
-that has its neighbour elsewhere. So each rank adds up one part for its node, those parts are added between nodes, and
-each node hands them round. Of two nodes, each sends and receives the gradients' bytes once.
+On several nodes of several ranks, a flat all-reduce sends more than needed out of a node (1.7 times the gradients on
+two nodes of two ranks). So each rank adds up one part for its node, those parts are added between nodes, and each node
+hands them round. Of two nodes, each sends and receives the gradients' bytes once.
 """
 
 import torch

@@ -109,11 +109,16 @@ class Coordinator:
         """Of the forward pass that runs, or ran last, if a backward pass follows."""
         self._known: tuple[list[Use], frozenset[int]] = ([], frozenset())
         """An order, and what is kept in it."""
-        self._trains = False
+        self._began = self._trains = False
 
     def reset_step(self) -> None:
-        """Begin a forward pass of the whole model; only one that has a backward pass keeps anything."""
+        """Begin a forward pass of the whole model."""
         self.release_backward_leftovers()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin a forward pass; only one that has a backward pass keeps anything."""
+        self._began = True
         if self._order and self._order != self._known[0]:
             self._known = (self._order, kept(self._order, self._room))
         self._order = []
@@ -124,6 +129,8 @@ class Coordinator:
         """Gather a module's part of the base."""
         if not forward and not needs_again(module):
             return
+        if forward and not self._began and not _in_backward():
+            self._begin()  # of a part of the model
         parameters = _parameters(module)
         absent = [p for p in parameters if p.ds_status == ZeroParamStatus.NOT_AVAILABLE]
         if absent:
@@ -147,6 +154,7 @@ class Coordinator:
     @torch.no_grad()
     def release_backward_leftovers(self) -> None:
         """Free all that is left: modules whose inputs needed no gradient are not told that they are done."""
+        self._began = False
         for parameter in list(self._gathered):
             self._free(parameter)
 

@@ -100,25 +100,14 @@ def pieces(reads: Sequence[Read], part: int, max_gap: int) -> list[Piece]:
         for at in range(0, len(read.into), part)
     ]
     small.sort(key=lambda read: (read.file, read.offset))
-    budget = int(GAPS_SHARE * sum(len(read.into) for read in small))
-    gaps = sorted(
-        after.offset - before.stop
-        for before, after in itertools.pairwise(small)
-        if before.file == after.file and before.stop < after.offset <= before.stop + max_gap
-    )
-    affordable = 0
-    for gap in gaps:
-        budget -= gap
-        if budget < 0:
-            break
-        affordable = gap
+    bridged = _affordable(small, max_gap)
     grouped: list[list[Read]] = []
-    for read in small:
+    for at, read in enumerate(small):
         last = grouped[-1] if grouped else None
         if (
             last
             and last[-1].file == read.file
-            and 0 <= read.offset - last[-1].stop <= affordable
+            and (read.offset == last[-1].stop or at in bridged)
             and read.stop - last[0].offset <= part
             and len(last) < _MAX_VECTORS
         ):
@@ -126,6 +115,18 @@ def pieces(reads: Sequence[Read], part: int, max_gap: int) -> list[Piece]:
         else:
             grouped.append([read])
     return [Piece(tuple(group)) for group in grouped]
+
+
+def _affordable(reads: Sequence[Read], max_gap: int) -> set[int]:
+    """Return which reads follow on their predecessor after a gap that is read in vain: the smallest, within budget."""
+    budget = int(GAPS_SHARE * sum(len(read.into) for read in reads))
+    gaps = sorted(
+        (after.offset - before.stop, at)
+        for at, (before, after) in enumerate(itertools.pairwise(reads), 1)
+        if before.file == after.file and before.stop < after.offset <= before.stop + max_gap
+    )
+    spent = itertools.accumulate(gap for gap, _ in gaps)
+    return {at for (_, at), total in zip(gaps, spent, strict=True) if total <= budget}
 
 
 class Source(ABC):

@@ -45,6 +45,12 @@ def test_requests(reads: list[tuple[int, int]], gap: int, want: list[tuple[int, 
     assert [(piece.start, piece.stop) for piece in found] == want
 
 
+def test_gaps_of_one_size_are_read_along_as_long_as_all_together_are_little() -> None:
+    reads = [(104 * number, 100) for number in range(40)]  # 0.5 % of 4000 bytes: five gaps of 4
+    found = pieces([read(*one) for one in reads], 10_000, 4)
+    assert sum(piece.stop - piece.start for piece in found) == 4000 + 5 * 4
+
+
 def test_files_stay_apart() -> None:
     assert len(pieces([read(0, 10, "a"), read(10, 10, "b")], 1000, 100)) == 2
 

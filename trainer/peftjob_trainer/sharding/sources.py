@@ -361,7 +361,7 @@ def populate(views: Sequence[memoryview]) -> None:
     """Have the kernel map all pages of some memory at once; what is in them stays.
 
     To read from the page cache takes less time than to touch new memory page by page. (Huge pages would be faster yet,
-    but a virtual machine that gives free ones back to its host has to fetch each from there: measured as 5 x slower.)
+    but a virtual machine that gives free ones back to its host has to fetch each from there: several times slower.)
     """
     for view in views:
         if len(view) >= mmap.PAGESIZE:

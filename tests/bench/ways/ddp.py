@@ -14,7 +14,7 @@ from peftjob_api import PeftJob
 from peftjob_trainer import session
 from peftjob_trainer.data import load_splits
 from peftjob_trainer.handoff import Place
-from peftjob_trainer.order import deal, global_batch
+from peftjob_trainer.order import global_batch
 from torch.nn.parallel import DistributedDataParallel
 from transformers import DataCollatorForSeq2Seq
 from ways.library import arguments_of, load, row
@@ -38,7 +38,7 @@ def run(task: dict[str, Any], place: Place, meeting: Meeting) -> dict[str, Any]:
     assert training.max_steps is not None
     for step in range(1, training.max_steps + 1):
         batch = global_batch(len(examples), training.batch_size, training.seed, step)
-        (own,) = deal(batch, place.rank, place.world, len(batch))
+        own = batch[place.rank :: place.world]
         loss = parallel(**collate([row(examples[index]) for index in own])).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, training.max_grad_norm)

@@ -33,5 +33,4 @@ def test_from_s3(s3: S3Server, credentials: None, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "s3://models/planned/llama: 0.00 B frozen parameters in float32" in done.stdout
-    assert "Full (2 ranks)" in done.stdout
-    assert "sharding Auto takes Replicate" in done.stdout
+    assert "sharding Full takes Full (2 ranks)" in done.stdout

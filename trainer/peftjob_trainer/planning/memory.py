@@ -12,7 +12,7 @@ ACCELERATOR_RUNTIME: Final = 2 * 2**30
 """Bytes of an accelerator's memory for its context, NCCL's buffers and the workspaces of cuBLAS; not measured here."""
 CPU_RUNTIME: Final = 70 * 2**20
 """Bytes that a process on the CPU takes more than after its imports: threads, connections, kernels that are loaded at
-their first use. Measured by tests/bench/plan.py."""
+their first use. tests/bench/plan.py holds the sum of all parts against what happens."""
 LAUNCHER: Final = 128 * 2**20
 """Bytes of the process that starts a pod's ranks."""
 _CGROUP: Final = Path("/sys/fs/cgroup/memory.max")

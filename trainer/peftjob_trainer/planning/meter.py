@@ -60,7 +60,7 @@ class Resident:
 GLIBC: Final = {"waste": 2.0, "heap_below": 2**25}
 """PyTorch asks glibc for aligned memory, for which glibc (to 2.37) does not take a free chunk of the same size: it
 wants one that is a little larger. So about every second chunk of a step's tensors stays empty. From 32 MiB on they are
-mapped one by one. Measured by tests/bench/plan.py: 1.9 to 2.0 on the heap."""
+mapped one by one. A step of BERT, all of it on the heap, took 1.95 times its tensors."""
 
 
 class Meter(TorchDispatchMode):

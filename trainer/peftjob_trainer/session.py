@@ -78,7 +78,7 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
     store = connect(place, device)
     option = settle(spec, demand, inputs, store, device, ranks_here(go))
     groups = open_groups(option.group, topology_of(spec))
-    sharded = load_model(go, splits, tokenizer, precision, device, groups)
+    sharded = load_model(go, splits, tokenizer, precision, device, groups, option.spare)
     plan = expected(sharded.plan(), option)
     progress.plan(plan)
     log.info("%s", describe(plan, sharded.whole_bytes()))
@@ -197,9 +197,9 @@ def load_model(
     precision: torch.dtype,
     device: torch.device,
     groups: Groups,
-    room: int | None = None,
+    spare: int = 0,
 ) -> Sharded:
-    """Return the base, partitioned within a shard group, with the method's parameters in it; for `room` see there."""
+    """Return the base, partitioned within a shard group, with the method's parameters in it; for `spare` see there."""
     spec = go.run.spec
     method = method_of(spec.method)
     base = Base(go.model, spec.base_model.uri, spec.storage, precision, device, spec.training.seed)
@@ -215,7 +215,7 @@ def load_model(
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
-    sharded = Sharded(model, method.trainable(model), spec.training, groups, room)
+    sharded = Sharded(model, method.trainable(model), spec.training, groups, spare)
     if spec.dataset.packing:
         packing.check_keeps_apart(model, sharded.autocast, device)
     return sharded

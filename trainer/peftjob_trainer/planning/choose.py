@@ -1,7 +1,7 @@
 """Which shard group a job takes; pure. Called by `session` and by the command `plan`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from peftjob_api import PeftJobSpec
@@ -24,6 +24,8 @@ class Option:
     parts: Parts
     memory: int
     """Bytes that each rank can have."""
+    spare: int = 0
+    """Bytes for more gathered blocks than must be there at once: what stays need not be gathered again. In `parts`."""
 
     @property
     def fits(self) -> bool:
@@ -50,6 +52,14 @@ def options(demand: Demand, topology: Topology, memory: int, sharding: Sharding)
 def choose(found: Sequence[Option]) -> Option | None:
     """Return the first option that fits."""
     return next((option for option in found if option.fits), None)
+
+
+def spending(option: Option, base_bytes: int) -> Option:
+    """Return an option that spends the memory which it leaves on gathered blocks that stay for the backward pass."""
+    spare = min(usable(option.memory) - option.parts.total, base_bytes)
+    if option.group.ranks == 1 or spare <= 0:
+        return option
+    return replace(option, spare=spare, parts=replace(option.parts, gathered=option.parts.gathered + spare))
 
 
 def named(group: ShardGroup) -> str:

@@ -39,6 +39,8 @@ class Batch:
 
     example: Example
     rows: int
+    packed: bool = False
+    """Whether a row holds several examples: two halves of this one."""
 
 
 def peak_of(model: Any, task: ModuleType, batch: Batch, pad: int, *, training: bool, accelerated: bool) -> Peak:
@@ -69,7 +71,7 @@ def peak_of(model: Any, task: ModuleType, batch: Batch, pad: int, *, training: b
 
 
 def _run(model: Any, task: ModuleType, batch: Batch, pad: int, *, training: bool, accelerated: bool) -> Peak:
-    tensors = task.collate([batch.example] * batch.rows, pad)
+    tensors = _tensors(task, batch, pad)
     meter = Meter() if accelerated else Meter(**GLIBC)
     model.train(training)
     with ExitStack() as stack:
@@ -88,6 +90,16 @@ def _run(model: Any, task: ModuleType, batch: Batch, pad: int, *, training: bool
             loss.backward()
         del loss, predicted
     return Peak(meter.whole.peak, meter.sharded.peak)
+
+
+def _tensors(task: ModuleType, batch: Batch, pad: int) -> dict[str, torch.Tensor]:
+    """Return what a rank computes at once; packed rows have masks that rows of one example need not."""
+    ids, labels = batch.example.input_ids, batch.example.labels
+    if not batch.packed or isinstance(labels, int):
+        return dict(task.collate([batch.example] * batch.rows, pad))
+    half = len(ids) // 2
+    row = [Example(ids[:half], labels[:half]), Example(ids[half:], labels[half:])]
+    return dict(task.collate_packed([row] * batch.rows, pad))
 
 
 @contextmanager

@@ -102,14 +102,15 @@ def largest_batches(spec: PeftJobSpec, splits: Splits | None, evaluation_batches
     training, world = spec.training, spec.workers.world_size
     micro = training.micro_batch_size or min(DEFAULT_MICRO_BATCH, training.batch_size)
     count = min(training.batch_size, len(splits.train.examples)) if splits else training.batch_size
-    trained = Batch(largest_example(spec, splits.train.examples if splits else None), min(micro, -(-count // world)))
+    example = largest_example(spec, splits.train.examples if splits else None)
+    trained = Batch(example, min(micro, -(-count // world)), spec.dataset.packing)
     if spec.dataset.validation is None and spec.dataset.test is None:
         return trained, None
     found = [split.examples for split in (splits.validation, splits.test) if split] if splits else []
     most = max((len(examples) for examples in found), default=micro * evaluation_batches * world)
     every = [example for examples in found for example in examples]
     rows = min(micro * evaluation_batches, -(-most // world))
-    return trained, Batch(largest_example(spec, every or None), rows)
+    return trained, Batch(largest_example(spec, every or None), rows, spec.dataset.packing)
 
 
 def largest_example(spec: PeftJobSpec, examples: Sequence[Example] | None) -> Example:

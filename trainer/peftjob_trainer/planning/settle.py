@@ -15,7 +15,7 @@ from peftjob_api import PeftJobSpec, Reason
 
 from ..exits import TrainerError
 from ..sharding.groups import ShardGroup
-from .choose import Option, choose, options, table, topology_of
+from .choose import Option, choose, options, spending, table, topology_of
 from .demand import Demand, Parts
 from .estimate import Inputs, estimate
 from .memory import memory_per_rank
@@ -52,15 +52,20 @@ def settle(
     said = json.loads(store.get(_KEY))
     if "error" in said:
         raise TrainerError(Reason.DOES_NOT_FIT, said["error"])
-    return Option(ShardGroup(**said["group"]), Parts(**said["parts"]), said["memory"])
+    return Option(ShardGroup(**said["group"]), Parts(**said["parts"]), said["memory"], said["spare"])
 
 
 def _decide(spec: PeftJobSpec, demand: Demand, inputs: Inputs, memory: int) -> dict[str, Any]:
-    """Return the option that is taken, or the message that none can be; log the table."""
+    """Return the option that is taken, or the message that none can be; log the table.
+
+    A group that the user names holds as little as it can; one that is chosen uses the memory that there is.
+    """
     found = options(demand, topology_of(spec), memory, spec.sharding)
     taken = choose(found)
     for line in table(found, taken):
         log.info("plan: %s", line)
     if taken is None:
         return {"error": does_not_fit(spec, found, demand, lambda changed: estimate(changed, inputs)).message}
-    return {"group": vars(taken.group), "parts": vars(taken.parts), "memory": taken.memory}
+    if spec.sharding == "Auto":
+        taken = spending(taken, demand.base_bytes)
+    return {"group": vars(taken.group), "parts": vars(taken.parts), "memory": taken.memory, "spare": taken.spare}

@@ -29,7 +29,7 @@ class Sharded:
         trained: dict[str, torch.nn.Parameter],
         training: TrainingSpec,
         groups: Groups,
-        room: int | None = None,
+        spare: int = 0,
     ) -> None:
         """Register the hooks that gather, if the base is partitioned, and make the optimiser.
 
@@ -38,7 +38,7 @@ class Sharded:
             trained: In an order that all ranks share.
             training: `spec.training`.
             groups: Of this rank.
-            room: Bytes of the base that may be gathered at once; None: `default_room`. With room for the whole base,
+            spare: Bytes of the base that may be gathered at once beyond `default_room`. Where all of it may be,
                 nothing is gathered again in the backward pass.
         """
         self.model = model
@@ -47,7 +47,7 @@ class Sharded:
         self.base = [p for p in model.parameters() if not p.requires_grad]
         self._gathering: Gathering | None = None
         if groups.base is not None:
-            self._gathering = Gathering(model, default_room(model) if room is None else room)
+            self._gathering = Gathering(model, default_room(model) + spare)
         self._reducer = Reducer(groups)
         self.optimizer = torch.optim.AdamW(
             list(trained.values()), lr=0.0, betas=_BETAS, eps=_EPSILON, weight_decay=training.weight_decay

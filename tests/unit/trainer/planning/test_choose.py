@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from peftjob_api import PeftJobSpec, Reason
-from peftjob_trainer.planning.choose import choose, options, table, topology_of
+from peftjob_trainer.planning.choose import choose, options, spending, table, topology_of
 from peftjob_trainer.planning.demand import Demand
 from peftjob_trainer.planning.remedies import does_not_fit
 from peftjob_trainer.sharding.groups import Topology
@@ -53,6 +53,24 @@ CHOICES: dict[str, tuple[float, str, str | None, int]] = {
     "a forced node, where a replica would fit": (40, "Node", "Node", 4),
     "forced over all": (40, "Full", "Full", 8),
 }
+
+
+SPARE: dict[str, tuple[float, float]] = {
+    "a replica gathers nothing": (30, 0),
+    "a group leaves what it has": (13, 13 * 0.9 - 11),
+    "but no more than the whole base": (60, 16),
+}
+
+
+@pytest.mark.parametrize(("memory", "want"), SPARE.values(), ids=SPARE.keys())
+def test_memory_that_is_left_is_for_blocks_that_stay(memory: float, want: float) -> None:
+    sharding: Any = "Node" if memory == 60 else "Auto"
+    taken = choose(options(demand(), Topology(2, 4), int(memory * GIB), sharding))
+    assert taken is not None
+    spent = spending(taken, demand().base_bytes)
+    assert spent.spare / GIB == pytest.approx(want, abs=1e-6)
+    assert spent.parts.total == taken.parts.total + spent.spare
+    assert spent.fits
 
 
 @pytest.mark.parametrize(("memory", "sharding", "want_kind", "want_ranks"), CHOICES.values(), ids=CHOICES.keys())

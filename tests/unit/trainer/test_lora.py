@@ -1,0 +1,32 @@
+"""LoRA beside a head that is trained whole."""
+
+import pytest
+import torch
+from peftjob_api.spec import MethodSpec
+from peftjob_trainer.methods import lora
+from transformers import AutoModelForSequenceClassification, BertConfig, DistilBertConfig
+
+SMALL = {"vocab_size": 50, "num_labels": 2}
+MODELS = {
+    "one module": (
+        BertConfig(**SMALL, hidden_size=16, num_attention_heads=2, num_hidden_layers=1, intermediate_size=16),
+        ["classifier"],
+    ),
+    "two modules": (
+        DistilBertConfig(**SMALL, dim=16, n_heads=2, n_layers=1, hidden_dim=16),
+        ["pre_classifier", "classifier"],
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:transformers")  # of what peft asks it for
+@pytest.mark.parametrize(("config", "head"), MODELS.values(), ids=MODELS.keys())
+def test_all_linear_modules_but_those_of_the_head_get_an_adapter(config: object, head: list[str]) -> None:
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+    adapted = lora.inject(model, MethodSpec(), "SequenceClassification", head, 1)
+    names = list(lora.trainable(adapted))
+    whole = {name.split(".")[-4] for name in names if "modules_to_save" in name}
+    assert whole == set(head)
+    assert not [name for name in names if "lora_" in name and any(f".{module}." in name for module in head)]
+    assert len([name for name in names if "lora_A" in name]) == 6

@@ -47,8 +47,8 @@ def inject(model: Any, spec: MethodSpec, task: str, head: list[str], seed: int) 
         target_modules=ALL_LINEAR if every else list(lora.target_modules),
         bias=_BIAS[lora.bias],
         use_rslora=lora.rs_lora,
-        modules_to_save=head or None,
-        exclude_modules=head or None,  # of several linear modules in a head peft takes only the last for one
+        modules_to_save=list(head) or None,  # peft adds to it
+        exclude_modules=list(head) or None,  # of several linear modules in a head peft takes only the last for one
         task_type=_TASKS[task],
     )
     torch.manual_seed(seed)

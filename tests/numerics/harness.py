@@ -71,8 +71,8 @@ def do(name: str, body: dict[str, Any], place: Place, folder: Path, calls: Count
     topology = Topology(spec.workers.nodes, place.world // spec.workers.nodes)
     groups = open_groups(shard_group(spec.sharding, topology), topology)
     calls.clear()
-    precision, room = session.choose_precision(spec, device), 2**40 if name.endswith(KEEPS) else None
-    sharded = session.load_model(go, splits, tokenizer, precision, device, groups, room)
+    precision, spare = session.choose_precision(spec, device), 2**40 if name.endswith(KEEPS) else 0
+    sharded = session.load_model(go, splits, tokenizer, precision, device, groups, spare)
     loading = Counter(calls)
     plan, initial, seen = sharded.plan(), sharded.snapshot(), recorded(sharded)
     run = train.Run(

@@ -89,7 +89,7 @@ def memory_per_rank(spec: PeftJobSpec, given: int | None) -> int:
 
 def report(spec: PeftJobSpec, inputs: Inputs, why: str, demand: Demand, found: Sequence[Option]) -> list[str]:
     """Return what is printed of a plan."""
-    taken = choose(found)
+    taken = choose(found, is_rough=demand.is_rough)
     workers, training = spec.workers, spec.training
     batch, _ = largest_batches(spec, inputs.splits, task_of(spec.task).EVALUATION_BATCHES)
     kind = "GPU" if workers.accelerators else "process"
@@ -128,7 +128,7 @@ def plan(options_: argparse.Namespace) -> None:
         demand = estimate(spec, inputs)
         found = options(demand, topology_of(spec), memory_per_rank(spec, options_.memory), spec.sharding)
         print("\n".join(report(spec, inputs, why, demand, found)), flush=True)
-        if choose(found) is None:
+        if choose(found, is_rough=demand.is_rough) is None:
             raise does_not_fit(spec, found, demand, lambda changed: estimate(changed, inputs))
 
 

@@ -32,6 +32,7 @@ from .progress import Progress, serve
 from .publish import find_published, publish
 from .report import write_report
 from .sharding import Base, Groups, Sharded, open_groups
+from .sharding.process_groups import COLLECTIVE_TIMEOUT
 from .storage import open_store
 from .storage.uris import parse
 from .tasks import packing, task_of
@@ -41,8 +42,6 @@ log = logging.getLogger(__name__)
 
 RENDEZVOUS_TIMEOUT: Final = timedelta(minutes=30)
 """For the other nodes to fetch their inputs; the operator ends a gang whose rest is not coming sooner."""
-COLLECTIVE_TIMEOUT: Final = timedelta(minutes=10)
-"""For a peer that says nothing any more; one that died closes its connections, which is noticed at once."""
 _TRAINED_KEY = "peftjob/trained"
 
 

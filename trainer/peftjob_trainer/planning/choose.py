@@ -49,14 +49,17 @@ def options(demand: Demand, topology: Topology, memory: int, sharding: Sharding)
     return [Option(group, demand.on(group.ranks), memory) for group in groups]
 
 
-def choose(found: Sequence[Option]) -> Option | None:
-    """Return the first option that fits."""
-    return next((option for option in found if option.fits), None)
+def choose(found: Sequence[Option], *, is_rough: bool = False) -> Option | None:
+    """Return the first option that fits; if none does, but sizes are only guessed, the last, which needs the least."""
+    return next((option for option in found if option.fits), found[-1] if is_rough else None)
 
 
 def spending(option: Option, base_bytes: int) -> Option:
-    """Return an option that spends the memory which it leaves on gathered blocks that stay for the backward pass."""
-    spare = min(usable(option.memory) - option.parts.total, base_bytes)
+    """Return an option that spends half of what it leaves on gathered blocks that stay for the backward pass.
+
+    For accelerators: on a CPU, what a heap takes is not told well enough from what lives in it.
+    """
+    spare = min((usable(option.memory) - option.parts.total) // 2, base_bytes)
     if option.group.ranks == 1 or spare <= 0:
         return option
     return replace(option, spare=spare, parts=replace(option.parts, gathered=option.parts.gathered + spare))

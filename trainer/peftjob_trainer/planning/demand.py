@@ -49,6 +49,8 @@ class Demand:
     """The same with what is gathered, of a rank that does not."""
     runtime: int
     """Bytes of the process itself."""
+    is_rough: bool = False
+    """Whether activations are guessed, since the model does not run without data."""
 
     @property
     def base_parameters(self) -> int:

@@ -12,7 +12,7 @@ from peftjob_api import PeftJobSpec
 
 from ..data import Example, Splits
 from ..data.types import IGNORED
-from ..order import DEFAULT_MICRO_BATCH
+from ..order import DEFAULT_MICRO_BATCH, pack
 from ..sharding.zero3 import blocks
 from ..tasks import task_of
 from .demand import Demand
@@ -58,7 +58,7 @@ def estimate(spec: PeftJobSpec, inputs: Inputs) -> Demand:
     """
     model = model_on_paper(spec, inputs.folder, inputs.dtype(spec), inputs.labels(spec), inputs.pad)
     accelerated = bool(spec.workers.accelerators)
-    peak = step_peak(model, spec, inputs)
+    peak, is_rough = step_peak(model, spec, inputs)
     parameters = list(model.parameters())
     return Demand(
         base=Counter((p.numel(), p.element_size()) for p in parameters if not p.requires_grad),
@@ -71,11 +71,12 @@ def estimate(spec: PeftJobSpec, inputs: Inputs) -> Demand:
         whole=peak.whole,
         sharded=peak.sharded,
         runtime=runtime_bytes(accelerated=accelerated),
+        is_rough=is_rough,
     )
 
 
-def step_peak(model: Any, spec: PeftJobSpec, inputs: Inputs) -> Peak:
-    """Return the peak of training and evaluations together."""
+def step_peak(model: Any, spec: PeftJobSpec, inputs: Inputs) -> tuple[Peak, bool]:
+    """Return the peak of training and evaluations together, and whether it is a guess."""
     task = task_of(spec.task)
     accelerated = bool(spec.workers.accelerators)
     training, evaluation = largest_batches(spec, inputs.splits, task.EVALUATION_BATCHES)
@@ -85,8 +86,8 @@ def step_peak(model: Any, spec: PeftJobSpec, inputs: Inputs) -> Peak:
             peaks.append(peak_of(model, task, evaluation, inputs.pad, training=False, accelerated=accelerated))
     except Exception as error:  # of any model's code: a job must not end for want of an estimate
         log.warning("plan: the model does not run without data (%s): activations are only roughly right", error)
-        return rough_peak(model, training)
-    return Peak(max(p.whole for p in peaks), max(p.sharded for p in peaks))
+        return rough_peak(model, training), True
+    return Peak(max(p.whole for p in peaks), max(p.sharded for p in peaks)), False
 
 
 def rough_peak(model: Any, batch: Batch) -> Peak:
@@ -103,14 +104,27 @@ def largest_batches(spec: PeftJobSpec, splits: Splits | None, evaluation_batches
     micro = training.micro_batch_size or min(DEFAULT_MICRO_BATCH, training.batch_size)
     count = min(training.batch_size, len(splits.train.examples)) if splits else training.batch_size
     example = largest_example(spec, splits.train.examples if splits else None)
+    if spec.dataset.packing and splits:
+        example, count = _packed(spec, splits.train.examples, count)
     trained = Batch(example, min(micro, -(-count // world)), spec.dataset.packing)
     if spec.dataset.validation is None and spec.dataset.test is None:
         return trained, None
     found = [split.examples for split in (splits.validation, splits.test) if split] if splits else []
     most = max((len(examples) for examples in found), default=micro * evaluation_batches * world)
     every = [example for examples in found for example in examples]
+    example = largest_example(spec, every or None)
+    if spec.dataset.packing and splits:
+        example, most = _packed(spec, every, most)
     rows = min(micro * evaluation_batches, -(-most // world))
-    return trained, Batch(largest_example(spec, every or None), rows, spec.dataset.packing)
+    return trained, Batch(example, rows, spec.dataset.packing)
+
+
+def _packed(spec: PeftJobSpec, examples: Sequence[Example], count: int) -> tuple[Example, int]:
+    """Return the longest row of so many of the longest examples together, all supervised, and the number of rows."""
+    lengths = sorted((len(example.input_ids) for example in examples), reverse=True)[:count]
+    rows = pack(lengths, spec.dataset.max_length, spec.workers.world_size)
+    ids = (_TOKEN,) * max(sum(lengths[i] for i in row) for row in rows)
+    return Example(ids, ids), len(rows)
 
 
 def largest_example(spec: PeftJobSpec, examples: Sequence[Example] | None) -> Example:

@@ -15,7 +15,7 @@ from peftjob_api import PeftJobSpec, Reason
 
 from ..exits import TrainerError
 from ..sharding.groups import ShardGroup
-from .choose import Option, choose, options, spending, table, topology_of
+from .choose import Option, choose, options, size, spending, table, topology_of
 from .demand import Demand, Parts
 from .estimate import Inputs, estimate
 from .memory import memory_per_rank
@@ -61,11 +61,12 @@ def _decide(spec: PeftJobSpec, demand: Demand, inputs: Inputs, memory: int) -> d
     A group that the user names holds as little as it can; one that is chosen uses the memory that there is.
     """
     found = options(demand, topology_of(spec), memory, spec.sharding)
-    taken = choose(found)
+    taken = choose(found, is_rough=demand.is_rough)
     for line in table(found, taken):
         log.info("plan: %s", line)
     if taken is None:
         return {"error": does_not_fit(spec, found, demand, lambda changed: estimate(changed, inputs)).message}
-    if spec.sharding == "Auto":
+    if spec.sharding == "Auto" and spec.workers.accelerators and not demand.is_rough:
         taken = spending(taken, demand.base_bytes)
+        log.info("plan: %s of what is left are for blocks that stay gathered", size(taken.spare))
     return {"group": vars(taken.group), "parts": vars(taken.parts), "memory": taken.memory, "spare": taken.spare}

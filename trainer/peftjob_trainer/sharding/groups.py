@@ -1,4 +1,4 @@
-"""Among which ranks a copy of the frozen base is partitioned; pure. Chosen by `plan`, obeyed by `load` and `state`.
+"""Among which ranks a copy of the frozen base is partitioned; pure. Chosen by `planning`, obeyed by `load` and `state`.
 
 Ranks are numbered node by node, so a shard group is a run of neighbours: rank r of a group of w is in group `r // w`
 at place `r % w`, and so are the ranks of a node.

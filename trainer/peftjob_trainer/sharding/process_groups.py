@@ -5,12 +5,16 @@ All ranks open the same ones in the same order, as NCCL and Gloo ask for.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import torch.distributed as dist
 
 from .groups import ShardGroup, Topology
+
+COLLECTIVE_TIMEOUT: Final = timedelta(minutes=10)
+"""For a peer that says nothing any more; one that died closes its connections, which is noticed at once."""
 
 
 @dataclass(frozen=True)
@@ -52,5 +56,5 @@ def _own(groups: Sequence[Sequence[int]]) -> Any:
         return None
     if len(groups) == 1:
         return dist.group.WORLD
-    own, _ = dist.new_subgroups_by_enumeration([list(ranks) for ranks in groups])
+    own, _ = dist.new_subgroups_by_enumeration([list(ranks) for ranks in groups], timeout=COLLECTIVE_TIMEOUT)
     return own

@@ -174,9 +174,9 @@ class ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outputs: Any) -> tuple[Any, None, None, None]:
-        """Scale the gradient that there is."""
+        """Scale the gradient that there is, in fp32: a rounded factor would bias all of it."""
         gradient, ctx.gradient = ctx.gradient, None
-        return gradient.mul_(outputs[0].to(gradient.dtype)), None, None, None
+        return gradient.float().mul_(outputs[0]).to(gradient.dtype), None, None, None
 
 
 @contextmanager

@@ -55,9 +55,15 @@ CHOICES: dict[str, tuple[float, str, str | None, int]] = {
 }
 
 
+def test_a_guess_never_ends_a_job() -> None:
+    found = options(demand(), Topology(2, 4), 1 * GIB, "Auto")
+    assert choose(found) is None
+    assert choose(found, is_rough=True) is found[-1]
+
+
 SPARE: dict[str, tuple[float, float]] = {
     "a replica gathers nothing": (30, 0),
-    "a group leaves what it has": (13, 13 * 0.9 - 11),
+    "a group spends half of what it leaves": (13, (13 * 0.9 - 11) / 2),
     "but no more than the whole base": (60, 16),
 }
 

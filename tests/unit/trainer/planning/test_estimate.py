@@ -156,6 +156,7 @@ def test_a_model_that_does_not_run_without_data_is_guessed(
     guessed = demand_of(folder, spec())
     assert "it looks at its numbers" in caplog.text
     assert exact.whole / 4 < guessed.whole < 4 * exact.whole
+    assert (exact.is_rough, guessed.is_rough) == (False, True)
 
 
 def test_a_sum_of_tensors_alive_at_once() -> None:
@@ -221,6 +222,14 @@ def test_the_largest_batch_is_as_long_as_the_longest_and_as_supervised_as_any() 
     assert training.rows == 3  # no more than there are
     assert evaluation is not None
     assert (len(evaluation.example.input_ids), evaluation.rows) == (12, 2)
+
+
+def test_packed_rows_are_those_of_the_longest_examples_of_a_batch() -> None:
+    data = splits([example(length, 1) for length in (2, 3, 5, 4, 1, 1)])
+    training, _ = largest_batches(spec(dataset={"packing": True}, microBatchSize=4), data, 4)
+    assert (len(training.example.input_ids), training.rows) == (14, 1)  # 5 + 4 + 3 + 2, the four of a batch
+    training, _ = largest_batches(spec(dataset={"packing": True, "maxLength": 8}, microBatchSize=4), data, 4)
+    assert (len(training.example.input_ids), training.rows) == (7, 2)
 
 
 def test_without_data_rows_are_full() -> None:

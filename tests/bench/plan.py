@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kit.process import peak_memory
+
 ROOT = Path(__file__).resolve().parents[2]
 BAR_STATE, BAR_PEAK = 0.02, 0.15
 LENGTH = 256
@@ -155,12 +157,6 @@ def watch_gradients(sharded: Any) -> list[int]:
 def bytes_of(tensors: Any) -> int:
     """Return the bytes of some tensors together."""
     return sum(t.numel() * t.element_size() for t in tensors)
-
-
-def peak_memory() -> int:
-    """Return the largest resident set of this process in bytes; unlike ru_maxrss, not that of its parent."""
-    status = Path("/proc/self/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
 
 
 def run(path: Path, ranks: int) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ Where `task["zero"]` is false it runs without DeepSpeed, as one does on a single
 
 import math
 import os
-import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 from kit.collectives import Collectives
+from kit.marks import Marks
 from kit.meeting import Meeting
 from kit.process import interface_bytes, peak_memory, reset_peak_memory, resident_memory
 from peft import LoraConfig, get_peft_model
@@ -81,27 +81,17 @@ class Watching(TrainerCallback):
     """Notes when training began and each step ended, and what the interfaces had carried by then."""
 
     def __init__(self, collectives: Collectives, meeting: Meeting | None) -> None:
-        self.ends: list[float] = []
-        self.wires: list[dict[str, tuple[int, int]]] = []
-        self._collectives, self._meeting = collectives, meeting
+        self.marks = Marks(meeting)
+        self._collectives = collectives
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """See `TrainerCallback`."""
         self._collectives.phase = "Training"
-        self._mark()
+        self.marks.mark()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """See `TrainerCallback`."""
-        self._mark()
-
-    def _mark(self) -> None:
-        if self._meeting is not None:
-            self._meeting.meet()
-            self.wires.append(interface_bytes())
-            self._meeting.meet()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.ends.append(time.monotonic())
+        self.marks.mark()
 
 
 def run(task: dict[str, Any], place: Place, meeting: Meeting) -> dict[str, Any]:
@@ -140,9 +130,9 @@ def run(task: dict[str, Any], place: Place, meeting: Meeting) -> dict[str, Any]:
     resident = resident_memory()
     trainer.save_model(str(folder / "adapter"))
     return {
-        "seconds": [b - a for a, b in pairwise(watching.ends)],
+        "seconds": [b - a for a, b in pairwise(watching.marks.ends)],
         "losses": losses,
-        "wires": [wires, *watching.wires],
+        "wires": [wires, *watching.marks.wires],
         "within": collectives.within,
         "across": collectives.across,
         "saving peak": peak_memory() - resident,

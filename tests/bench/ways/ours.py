@@ -7,7 +7,6 @@ progress that the session reports: so it holds for any shard group, however that
 import functools
 import hashlib
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 from kit.collectives import Collectives
+from kit.marks import Marks
 from kit.meeting import Meeting
 from kit.process import bytes_read, interface_bytes, peak_memory, reset_peak_memory, resident_memory
 from kit.servers import counted
@@ -38,14 +38,11 @@ class Watched(Progress):
 
     def __init__(self, collectives: Collectives, meeting: Meeting | None) -> None:
         super().__init__()
-        self.ends: list[float] = []
-        """When training began, and when each step ended (seconds of a clock of this process)."""
         self.losses: list[float] = []
-        self.wires: list[dict[str, tuple[int, int]]] = []
-        """Interface bytes at those times, read while all ranks wait for each other."""
+        self.marks = Marks(meeting)
+        """From the beginning of training on."""
         self.taken: dict[str, Any] = {}
         self._collectives = collectives
-        self._meeting = meeting
 
     def phase(self, phase: Phase) -> None:
         """See `Progress.phase`."""
@@ -53,8 +50,8 @@ class Watched(Progress):
         if self._collectives.phase == SAVING:
             return
         self._collectives.phase = phase
-        if phase == "Training" and not self.ends:
-            self._mark()
+        if phase == "Training" and not self.marks.ends:
+            self.marks.mark()
 
     def plan(self, plan: PlanInfo) -> None:
         """See `Progress.plan`."""
@@ -65,20 +62,11 @@ class Watched(Progress):
         """See `Progress.step`."""
         super().step(record, total_steps)
         self.losses.append(record.loss)
-        self._mark()
+        self.marks.mark()
         if record.step == total_steps:
             self._collectives.phase = SAVING
             reset_peak_memory()
             self.taken["resident"] = resident_memory()
-
-    def _mark(self) -> None:
-        if self._meeting is not None:
-            self._meeting.meet()
-            self.wires.append(interface_bytes())
-            self._meeting.meet()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.ends.append(time.monotonic())
 
 
 class FellBack(logging.Handler):
@@ -130,9 +118,9 @@ def one(job: dict[str, Any], place: Place, meeting: Meeting, collectives: Collec
     logging.getLogger("peftjob_trainer").removeHandler(fell_back)
     return {
         **watched.taken,
-        "seconds": [b - a for a, b in pairwise(watched.ends)],
+        "seconds": [b - a for a, b in pairwise(watched.marks.ends)],
         "losses": watched.losses,
-        "wires": [wires, *watched.wires],
+        "wires": [wires, *watched.marks.wires],
         "within": collectives.within,
         "across": collectives.across,
         "read": watched.taken["read_until"] - began,

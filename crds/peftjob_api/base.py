@@ -14,6 +14,9 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
+INT32_MAX = 2**31 - 1
+"""The largest integer of the field format int32."""
+
 RULE_ERROR = "peftjob_rule"
 """The pydantic error type of a broken `Rule`; its context holds `broken`, pairs of field path and message."""
 

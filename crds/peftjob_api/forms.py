@@ -1,6 +1,7 @@
 """Forms that strings of the spec have: uris, names, urls; as bounded types and as rules. Used by `spec`."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import StringConstraints
@@ -77,3 +78,26 @@ def endpoint_rule() -> Rule:
 def name_rule(field: str, what: str) -> Rule:
     """Return the rule that a field can be the name of a Kubernetes object."""
     return match_rule(field, _DNS, f"is no name of a {what}: use lower-case letters, digits, '-' and '.'")
+
+
+def variant_rules(union: str, variants: Mapping[str, str]) -> tuple[Rule, ...]:
+    """Return the rules that of a tagged union only the variant that `type` names is set.
+
+    Args:
+        union: The union's JSON name, for messages.
+        variants: JSON name of the field of each variant -> its value of `type`.
+    """
+    return tuple(_variant_rule(union, name, kind) for name, kind in variants.items())
+
+
+def _variant_rule(union: str, name: str, kind: str) -> Rule:
+    def holds(model: Any) -> bool:
+        field = next(field for field, info in type(model).model_fields.items() if info.alias == name)
+        return getattr(model, field) is None or model.type == kind
+
+    return Rule(
+        f"!has(self.{name}) || self.type == '{kind}'",
+        holds,
+        f"{name} is set but type is not {kind}: set {union}.type to {kind} or remove it",
+        f".{name}",
+    )

@@ -114,7 +114,7 @@ def rank_main(path: Path) -> dict[str, Any]:
     go = Go(RunConfig.of(parsed.identity, parsed.spec), 1, "gang", path.parent, model, None, True)
     kept: dict[str, Any] = {}
     keep(session, "settle", lambda option: kept.update(option=option))
-    keep(session, "load_model", lambda sharded: kept.update(sharded=sharded, gradients=watch_gradients(sharded)))
+    keep(session, "load_model", lambda loaded: kept.update(sharded=loaded[0], gradients=watch_gradients(loaded[0])))
     place = Place.here(os.environ)
     session.run(go, place, session.make_progress(go, place))
     sharded, option = kept["sharded"], kept["option"]

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from counting import count_collectives
-from peftjob_api import PeftJob, PeftJobSpec, RunConfig
+from peftjob_api import PeftJob, RunConfig
 from peftjob_trainer import session, train
 from peftjob_trainer.data import load_splits
 from peftjob_trainer.handoff import Go, Place, end_process
-from peftjob_trainer.methods import method_of
+from peftjob_trainer.methods import Method
 from peftjob_trainer.progress import Progress
 from peftjob_trainer.sharding import Sharded, Topology, open_groups, shard_group
 from peftjob_trainer.tasks import task_of
@@ -50,11 +50,11 @@ def groups_of(sharded: Sharded) -> dict[str, Any]:
     }
 
 
-def saved(sharded: Sharded, spec: PeftJobSpec, folder: Path, calls: Counter[Any]) -> dict[str, Any]:
+def saved(sharded: Sharded, method: Method, folder: Path, calls: Counter[Any]) -> dict[str, Any]:
     """Write an adapter; return its tensors, and the collectives that this took."""
     before = Counter(calls)
     folder.mkdir(exist_ok=True)
-    method_of(spec.method).save(sharded.model, folder, "base", None)
+    method.save(sharded.model, folder, "base", None)
     return {"tensors": load_file(folder / "adapter_model.safetensors"), "calls": calls - before}
 
 
@@ -72,11 +72,18 @@ def do(name: str, body: dict[str, Any], place: Place, folder: Path, calls: Count
     groups = open_groups(shard_group(spec.sharding, topology), topology)
     calls.clear()
     precision, spare = session.choose_precision(spec, device), 2**40 if name.endswith(KEEPS) else 0
-    sharded = session.load_model(go, splits, tokenizer, precision, device, groups, spare)
+    sharded, method = session.load_model(go, splits, tokenizer, precision, device, groups, spare)
     loading = Counter(calls)
     plan, initial, seen = sharded.plan(), sharded.snapshot(), recorded(sharded)
     run = train.Run(
-        spec, task_of(spec.task), splits, sharded, tokenizer.pad_token_id, device, Progress(), lambda: False
+        spec,
+        task_of(spec, tokenizer.pad_token_id, splits.labels, tokenizer),
+        splits,
+        sharded,
+        method,
+        device,
+        Progress(),
+        lambda: False,
     )
     calls.clear()
     history = train.train(run)
@@ -96,7 +103,7 @@ def do(name: str, body: dict[str, Any], place: Place, folder: Path, calls: Count
         "groups": groups_of(sharded),
         "loading": loading,
         "training": training,
-        "saved": saved(sharded, spec, folder / f"saved-{place.rank}", calls),
+        "saved": saved(sharded, method, folder / f"saved-{place.rank}", calls),
     }
 
 

@@ -69,11 +69,11 @@ class Reference(Trainer):
 def reference(body: dict[str, Any], initial: dict[str, torch.Tensor], folder: Path) -> list[float]:
     """Return the losses of the steps."""
     spec = PeftJob.model_validate(body).spec
-    training, lora = spec.training, spec.method.lora
+    training, lora = spec.training, spec.method.settings
     base = Path(spec.base_model.uri.removeprefix("file://"))
     tokenizer = load_tokenizer(base)
     splits = load_splits(spec, tokenizer, spec.storage, folder)
-    examples, task = splits.train.examples, task_of(spec.task)
+    examples, task = splits.train.examples, task_of(spec, tokenizer.pad_token_id, splits.labels)
     is_classifier = splits.labels is not None
     if is_classifier:
         model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=len(splits.labels))
@@ -112,7 +112,7 @@ def reference(body: dict[str, Any], initial: dict[str, torch.Tensor], folder: Pa
     )
 
     def collate(rows: list[Example]) -> dict[str, torch.Tensor]:
-        return dict(task.collate(rows, tokenizer.pad_token_id))
+        return task.collate(rows)
 
     trainer = Reference(
         model=model,

@@ -12,10 +12,11 @@ sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
 from architectures import CAUSAL, EXPERTS, LLAMA, TEXT, Architecture  # noqa: E402 (after the path)
 from decoders import DECODERS, MAMBA, make  # noqa: E402
+from peftjob_api import PeftJobSpec  # noqa: E402
 from peftjob_trainer.data import IGNORED, Example  # noqa: E402
 from peftjob_trainer.exits import TrainerError  # noqa: E402
 from peftjob_trainer.order import pack  # noqa: E402
-from peftjob_trainer.tasks import causal_lm, packing  # noqa: E402
+from peftjob_trainer.tasks import packing, task_of  # noqa: E402
 
 APART = [a for a in DECODERS if a.name not in ("bloom", "opt")] + [
     Architecture("gemma2, of layers with and without a window", CAUSAL, "gemma2",
@@ -31,6 +32,15 @@ TOLERANCE = 1e-6
 SPREAD = 0.2
 """Of the weights: wide enough for tokens to matter to each other."""
 CPU = torch.device("cpu")
+SPEC = PeftJobSpec.model_validate(
+    {
+        "baseModel": {"uri": "file:///model"},
+        "task": {"type": "CausalLM"},
+        "dataset": {"train": "file:///train.jsonl"},
+        "output": {"uri": "file:///out"},
+    }
+)
+TASK = task_of(SPEC, 0, None)
 
 
 def examples() -> list[Example]:
@@ -56,7 +66,7 @@ def learned(model: Any, batches: list[dict[str, torch.Tensor]]) -> tuple[float, 
         parameter.requires_grad_().grad = None
     total = 0.0
     for batch in batches:
-        loss, _ = causal_lm.loss_sum(model, batch)
+        loss, _ = TASK.loss_sum(model, batch)
         loss.backward()
         total += float(loss.detach())
     return total, {name: p.grad.clone() for name, p in trained.items() if p.grad is not None}
@@ -64,7 +74,7 @@ def learned(model: Any, batches: list[dict[str, torch.Tensor]]) -> tuple[float, 
 
 def test_positions_restart_and_no_first_token_is_learned() -> None:
     first, second, third = Example((5, 6, 7), (5, 6, 7)), Example((8, 9), (8, 9)), Example((4, 3), (IGNORED, 3))
-    batch = causal_lm.collate_packed([[first, second], [third]], 0)
+    batch = TASK.collate_packed([[first, second], [third]])
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9], [4, 3, 0, 0, 0]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1], [0, 1, 0, 1, 2]]
     assert batch["labels"].tolist() == [[IGNORED, 6, 7, IGNORED, 9], [IGNORED, 3, IGNORED, IGNORED, IGNORED]]
@@ -74,16 +84,16 @@ def test_positions_restart_and_no_first_token_is_learned() -> None:
 def test_a_packed_batch_teaches_what_the_examples_teach_apart(architecture: Architecture) -> None:
     model = make(architecture, SPREAD)
     given = examples()
-    alone, want = learned(model, [causal_lm.collate([example], 0) for example in given])
+    alone, want = learned(model, [TASK.collate([example]) for example in given])
     rows = pack([len(example.input_ids) for example in given], 32, 1)
     assert len(rows) == 3
-    together, got = learned(model, [causal_lm.collate_packed([[given[i] for i in row] for row in rows], 0)])
+    together, got = learned(model, [TASK.collate_packed([[given[i] for i in row] for row in rows])])
     assert together == pytest.approx(alone, rel=TOLERANCE)
     assert got.keys() == want.keys()
     largest = max(float(gradient.abs().max()) for gradient in want.values())
     assert max(float((got[name] - gradient).abs().max()) for name, gradient in want.items()) <= TOLERANCE * largest
     assert largest > 0.1
-    mixed_up = causal_lm.collate_packed([[given[i] for i in row] for row in rows], 0)
+    mixed_up = TASK.collate_packed([[given[i] for i in row] for row in rows])
     mixed_up["position_ids"] = torch.arange(mixed_up["input_ids"].shape[1]).expand_as(mixed_up["input_ids"])
     assert learned(model, [mixed_up])[0] != pytest.approx(alone, rel=1e-5), "or the model looks at no other token"
 

@@ -4,29 +4,47 @@ from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
+from torch.nn.functional import pad
 
 from .batches import Batching
-from .data import Example
+from .data import IGNORED, Sample
 from .sharding import Sharded
 
 
 @torch.no_grad()
-def evaluate(sharded: Sharded, batching: Batching, examples: Sequence[Example]) -> dict[str, float]:
+def evaluate(sharded: Sharded, batching: Batching, samples: Sequence[Sample]) -> dict[str, float]:
     """Return the task's metrics of the model as it is, the same on all ranks."""
     task, device = batching.task, batching.device
     sharded.model.eval()
     total = torch.zeros((), dtype=torch.float64, device=device)
-    predicted = torch.zeros(len(examples), dtype=torch.int64, device=device)
-    seen = False
-    for indices, batch in batching.micro_batches(examples, task.EVALUATION_BATCHES):
+    found: list[tuple[list[int], torch.Tensor]] = []
+    for indices, batch in batching.micro_batches(samples, task.evaluation_batches):
         with sharded.autocast():
-            loss, classes = task.loss_sum(sharded.model, batch)
+            loss, predicted = task.loss_sum(sharded.model, batch)
         total += loss.double()
-        if classes is not None:
-            seen = True
-            predicted[indices] = classes[: len(indices)]
+        if predicted is not None:
+            found.append((indices, predicted.float()))
     dist.all_reduce(total)
-    dist.all_reduce(predicted)  # each index was filled by one rank
     sharded.model.train()
-    count = sum(task.count(example) for example in examples)
-    return dict(task.metrics(float(total) / max(count, 1), predicted.tolist() if seen else None, examples))
+    count = sum(task.count(sample) for sample in samples)
+    predictions = _of_all_ranks(found, len(samples), device) if found else None
+    return task.metrics(float(total) / max(count, 1), predictions, samples)
+
+
+def _of_all_ranks(found: list[tuple[list[int], torch.Tensor]], samples: int, device: torch.device) -> torch.Tensor:
+    """Return the predictions of all samples, fp32 on the CPU; each was made by one rank.
+
+    Args:
+        found: Indices of samples, and their predictions (rows) or (rows, width); widths may differ.
+        samples: How many there are.
+        device: For the exchange.
+    """
+    is_flat = found[0][1].dim() == 1
+    each = [(indices, predicted[: len(indices)].view(len(indices), -1)) for indices, predicted in found]
+    width = torch.tensor(max(predicted.shape[1] for _, predicted in each), device=device)
+    dist.all_reduce(width, op=dist.ReduceOp.MAX)
+    table = torch.zeros(samples, int(width), device=device)
+    for indices, predicted in each:
+        table[indices] = pad(predicted, (0, int(width) - predicted.shape[1]), value=IGNORED)
+    dist.all_reduce(table)
+    return table.squeeze(1).cpu() if is_flat else table.cpu()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from peftjob_api.spec import DEFAULT_EPOCHS
+from peftjob_api.training_spec import DEFAULT_EPOCHS
 
 DEFAULT_MICRO_BATCH: Final = 8
 

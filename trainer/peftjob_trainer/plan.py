@@ -32,7 +32,6 @@ from .planning.memory import host_memory, mapped_bytes, share_of
 from .planning.remedies import does_not_fit
 from .storage import fetch_model
 from .storage.uris import parse
-from .tasks import task_of
 
 GPU_MEMORY: Final = 80 * 2**30
 _UNITS: Final = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4} | {
@@ -91,14 +90,14 @@ def report(spec: PeftJobSpec, inputs: Inputs, why: str, demand: Demand, found: S
     """Return what is printed of a plan."""
     taken = choose(found, is_rough=demand.is_rough)
     workers, training = spec.workers, spec.training
-    batch, _ = largest_batches(spec, inputs.splits, task_of(spec.task).EVALUATION_BATCHES)
+    batch, _ = largest_batches(spec, inputs.splits, inputs.task(spec))
     kind = "GPU" if workers.accelerators else "process"
     dtype = str(inputs.dtype(spec)).removeprefix("torch.")
     lines = [
         f"{spec.base_model.uri}: {demand.base_parameters / 1e9:.2f} B frozen parameters in {dtype}, "
         f"{size(demand.base_bytes)}; {demand.trained / 1e6:.2f} M trained ones in float32",
         f"{workers.nodes} node(s) with {workers.ranks_per_node} {kind}(s) of {size(found[0].memory)} each; "
-        f"a micro step of {batch.rows} x {len(batch.example.input_ids)} tokens, gradient checkpointing "
+        f"a micro step of {batch.rows} x {batch.example.length} tokens, gradient checkpointing "
         f"{'on' if training.gradient_checkpointing else 'off'}; {why}",
         "",
         *table(found, taken),

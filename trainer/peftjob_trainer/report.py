@@ -105,13 +105,12 @@ def tables(run: RunConfig, plan: PlanInfo, history: History, metrics: dict[str, 
     spec = run.spec
     training = spec.training
     whole = plan.base_parameters + plan.trainable_parameters
-    method = spec.method.lora
+    settings = [f"{name} {_shown(value)}" for name, value in spec.method.settings.to_wire().items()]
     what = [
         ("PeftJob", f"{run.job.namespace}/{run.job.name}"),
         ("Base model", spec.base_model.uri + (f" @ {spec.base_model.revision}" if spec.base_model.revision else "")),
         ("Task", spec.task.type),
-        ("Method", f"{spec.method.type}, rank {method.rank}, alpha {method.alpha:g}, dropout {method.dropout:g}"),
-        ("Target modules", ", ".join(method.target_modules)),
+        ("Method", ", ".join([spec.method.type, *settings])),
         (
             "Trained parameters",
             f"{plan.trainable_parameters:,} of {whole:,} ({plan.trainable_parameters / max(whole, 1):.2%})",
@@ -155,6 +154,11 @@ def _alive(base: BaseBytes) -> str:
         f"at most {base.peak / mib:,.1f} MiB: the rank's share and what was gathered; the largest block has "
         f"{base.largest_block / mib:,.1f} MiB, the whole base {base.whole / mib:,.1f} MiB"
     )
+
+
+def _shown(value: Any) -> str:
+    """Return a setting's value as a manifest would have it."""
+    return " ".join(map(str, value)) if isinstance(value, list) else json.dumps(value).strip('"')
 
 
 def _planned(plan: PlanInfo) -> list[tuple[str, str]]:

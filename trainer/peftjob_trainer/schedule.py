@@ -2,7 +2,7 @@
 
 import math
 
-from peftjob_api.spec import TrainingSpec
+from peftjob_api.training_spec import TrainingSpec
 
 
 def learning_rate(training: TrainingSpec, step: int, total_steps: int) -> float:

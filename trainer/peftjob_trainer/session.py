@@ -25,7 +25,7 @@ from .exits import TrainerError
 from .failures import explain
 from .handoff import Go, Place
 from .history import History
-from .methods import method_of
+from .methods import Method, method_of, trainable
 from .model_card import write_model_card
 from .planning import Inputs, Option, estimate, settle, topology_of
 from .progress import Progress, serve
@@ -77,7 +77,7 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
     store = connect(place, device)
     option = settle(spec, demand, inputs, store, device, ranks_here(go))
     groups = open_groups(option.group, topology_of(spec))
-    sharded = load_model(go, splits, tokenizer, precision, device, groups, option.spare)
+    sharded, method = load_model(go, splits, tokenizer, precision, device, groups, option.spare)
     plan = expected(sharded.plan(), option)
     progress.plan(plan)
     log.info("%s", describe(plan, sharded.whole_bytes()))
@@ -87,10 +87,10 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
     try:
         loop = Run(
             spec=spec,
-            task=task_of(spec.task),
+            task=task_of(spec, tokenizer.pad_token_id, splits.labels, tokenizer),
             splits=splits,
             sharded=sharded,
-            pad=tokenizer.pad_token_id,
+            method=method,
             device=device,
             progress=progress,
             interrupted=on_sigterm(),
@@ -104,7 +104,7 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
         store.set(_TRAINED_KEY, "1")
         progress.phase("Publishing")
         with tempfile.TemporaryDirectory(dir=go.work) as folder:
-            write_adapter(Path(folder), go, sharded, plan, history, splits, tokenizer)
+            write_adapter(Path(folder), go, loop, plan, history, tokenizer)
             adapter = publish(claim.store, spec.output.uri, claim, Path(folder), go.run.job)
     except Exception as error:
         if claim is not None and (go.releases_claim or explain(error).code in PERMANENT):
@@ -197,27 +197,28 @@ def load_model(
     device: torch.device,
     groups: Groups,
     spare: int = 0,
-) -> Sharded:
-    """Return the base, partitioned within a shard group, with the method's parameters in it; for `spare` see there."""
+) -> tuple[Sharded, Method]:
+    """Return the base in a shard group, with the parameters of the method in it, and this; on `spare` see `Sharded`."""
     spec = go.run.spec
-    method = method_of(spec.method)
     base = Base(go.model, spec.base_model.uri, spec.storage, precision, device, spec.training.seed)
-    model, head = task_of(spec.task).skeleton(base, splits.labels)
+    model, head = task_of(spec, tokenizer.pad_token_id, splits.labels).skeleton(base)
     if spec.dataset.packing:
         packing.check_takes_positions(model)
     base.prepare(model, head)
     model.config.pad_token_id = tokenizer.pad_token_id
-    model = method.inject(model, spec.method, spec.task.type, head, spec.training.seed)
+    method = method_of(spec, head, tokenizer)
+    model = method.inject(model)
+    method.initialise(model, base.values)
     log.info("%s", base.fill(model, groups))
     if spec.training.gradient_checkpointing:
         checkpoint_blocks(model)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
-    sharded = Sharded(model, method.trainable(model), spec.training, groups, spare)
+    sharded = Sharded(model, trainable(model), spec.training, groups, spare, method.learning_rates(model))
     if spec.dataset.packing:
         packing.check_keeps_apart(model, sharded.autocast, device)
-    return sharded
+    return sharded, method
 
 
 def ranks_here(go: Go) -> int:
@@ -276,14 +277,12 @@ def on_sigterm() -> Any:
     return lambda: bool(came)
 
 
-def write_adapter(
-    folder: Path, go: Go, sharded: Sharded, plan: PlanInfo, history: History, splits: Splits, tokenizer: Any
-) -> None:
+def write_adapter(folder: Path, go: Go, loop: Run, plan: PlanInfo, history: History, tokenizer: Any) -> None:
     """Write everything that is published."""
     spec = go.run.spec
     location = parse(spec.base_model.uri)
     base = location.container if location.scheme == "hf" else spec.base_model.uri
-    method_of(spec.method).save(sharded.model, folder, base, spec.base_model.revision)
+    loop.method.save(loop.sharded.model, folder, base, spec.base_model.revision)
     tokenizer.save_pretrained(folder)
     write_report(folder, go.run, plan, history)
-    write_model_card(folder, go.run, plan, history, labels=splits.labels, chat=splits.chat)
+    write_model_card(folder, go.run, plan, history, labels=loop.splits.labels, chat=loop.splits.chat)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Final
 
 import numpy as np
@@ -18,15 +17,17 @@ import torch.distributed as dist
 from peftjob_api import PeftJobSpec, Reason
 
 from .batches import Batching
-from .data import Example, Splits
+from .data import Sample, Splits
 from .evaluate import evaluate
 from .exits import TrainerError
 from .history import METRIC_KEYS, EvalRecord, History, StepRecord, deciding_metric, is_better
+from .methods import Method
 from .order import DEFAULT_MICRO_BATCH, global_batch, length_of
 from .progress import Progress
 from .schedule import learning_rate
 from .sharding import Sharded, measured
 from .stopping import Patience, evaluates_after
+from .tasks import Task
 
 MEASURED_STEP: Final = 3
 """By then whatever is going to stay gathered has been."""
@@ -37,11 +38,10 @@ class Run:
     """What the loop works on."""
 
     spec: PeftJobSpec
-    task: ModuleType
+    task: Task
     splits: Splits
     sharded: Sharded
-    pad: int
-    """Token id of padding."""
+    method: Method
     device: torch.device
     progress: Progress
     interrupted: Callable[[], bool]
@@ -53,7 +53,6 @@ class Run:
         training, dataset = self.spec.training, self.spec.dataset
         return Batching(
             task=self.task,
-            pad=self.pad,
             micro_batch=training.micro_batch_size or min(DEFAULT_MICRO_BATCH, training.batch_size),
             row_tokens=dataset.max_length if dataset.packing else None,
             device=self.device,
@@ -84,8 +83,10 @@ def train(run: Run) -> History:
         check_finite(step, loss, norm)
         rate = learning_rate(training, step, length.total_steps)
         sharded.step(rate)
+        run.method.after_step(sharded.model, step, length.total_steps)
+        sharded.forget_gradients()
         seconds = time.monotonic() - started
-        tokens = sum(len(examples[i].input_ids) for i in batch)
+        tokens = sum(examples[i].length for i in batch)
         record = StepRecord(step, step / length.steps_per_epoch, loss, rate, norm, tokens / seconds, seconds)
         history.steps.append(record)
         history.base_bytes = measurement.result() if measurement else history.base_bytes
@@ -101,7 +102,7 @@ def train(run: Run) -> History:
     return history
 
 
-def forward_backward(run: Run, step: int, batch: list[Example]) -> float:
+def forward_backward(run: Run, step: int, batch: list[Sample]) -> float:
     """Compute this rank's share of a global batch; return its share of the loss, leave that of the gradients."""
     supervised = max(1, sum(run.task.count(example) for example in batch))
     total = torch.zeros((), device=run.device)

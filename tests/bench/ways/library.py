@@ -142,7 +142,7 @@ def run(task: dict[str, Any], place: Place, meeting: Meeting) -> dict[str, Any]:
 
 def load(spec: PeftJobSpec, arguments: TrainingArguments) -> Any:
     """Return the base with LoRA in it."""
-    lora = spec.method.lora
+    lora = spec.method.settings
     folder = spec.base_model.uri.removeprefix("file://")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if arguments.bf16 else torch.float32)
     model.config.use_cache = False

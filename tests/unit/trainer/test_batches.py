@@ -5,12 +5,21 @@ from typing import Any
 
 import pytest
 import torch
+from peftjob_api import PeftJobSpec
 from peftjob_trainer import batches
 from peftjob_trainer.batches import Batching
 from peftjob_trainer.data import IGNORED, Example
-from peftjob_trainer.tasks import causal_lm
+from peftjob_trainer.tasks.causal_lm import CausalLM
 
 WORLD = 2
+SPEC = PeftJobSpec.model_validate(
+    {
+        "baseModel": {"uri": "file:///model"},
+        "task": {"type": "CausalLM"},
+        "dataset": {"train": "file:///train.jsonl"},
+        "output": {"uri": "file:///out"},
+    }
+)
 
 
 def examples(*lengths: int) -> list[Example]:
@@ -21,7 +30,7 @@ def examples(*lengths: int) -> list[Example]:
 
 def of_ranks(monkeypatch: pytest.MonkeyPatch, given: list[Example], row_tokens: int | None, at_once: int = 1) -> Any:
     """Return, for each rank, its micro batches of two rows."""
-    batching = Batching(causal_lm, 0, 2, row_tokens, torch.device("cpu"))
+    batching = Batching(CausalLM(SPEC, 0, None), 2, row_tokens, torch.device("cpu"))
     found = []
     for rank in range(WORLD):
         fake = SimpleNamespace(get_rank=lambda rank=rank: rank, get_world_size=lambda: WORLD)

@@ -2,10 +2,18 @@
 
 import pytest
 import torch
-from peftjob_api.spec import MethodSpec
-from peftjob_trainer.methods import lora
+from peftjob_api import PeftJobSpec
+from peftjob_trainer.methods import method_of, trainable
 from transformers import AutoModelForSequenceClassification, BertConfig, DistilBertConfig
 
+SPEC = PeftJobSpec.model_validate(
+    {
+        "baseModel": {"uri": "file:///model"},
+        "task": {"type": "SequenceClassification"},
+        "dataset": {"train": "file:///train.jsonl"},
+        "output": {"uri": "file:///out"},
+    }
+)
 SMALL = {"vocab_size": 50, "num_labels": 2}
 MODELS = {
     "one module": (
@@ -25,8 +33,8 @@ def test_all_linear_modules_but_those_of_the_head_get_an_adapter(config: object,
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config)
     linear = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n not in head]
-    adapted = lora.inject(model, MethodSpec(), "SequenceClassification", head, 1)
-    names = list(lora.trainable(adapted))
+    adapted = method_of(SPEC, head).inject(model)
+    names = list(trainable(adapted))
     whole = {name.split(".")[-4] for name in names if "modules_to_save" in name}
     assert whole == set(head)
     assert not [name for name in names if "lora_" in name and any(f".{module}." in name for module in head)]

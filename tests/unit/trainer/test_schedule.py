@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from peftjob_api.spec import TrainingSpec
+from peftjob_api.training_spec import TrainingSpec
 from peftjob_trainer.schedule import learning_rate
 from transformers import get_scheduler
 

@@ -21,11 +21,11 @@ from .chat import render_spans
 from .rows import malformed
 from .types import IGNORED, Example
 
-Encoded = tuple[Example, bool]
+Cut = tuple[Example, bool]
 """An example, and whether it was cut."""
 
 
-def encode_classified(tokenizer: Any, text: str, label: int, max_length: int) -> Encoded:
+def encode_classified(tokenizer: Any, text: str, label: int, max_length: int) -> Cut:
     """Return the example of a text and its class; special tokens stay where the tokenizer puts them when it cuts."""
     ids = tokenizer(text, verbose=False)["input_ids"]
     cut = len(ids) > max_length
@@ -34,7 +34,7 @@ def encode_classified(tokenizer: Any, text: str, label: int, max_length: int) ->
     return Example(tuple(ids), label), cut
 
 
-def encode_text(tokenizer: Any, text: str, max_length: int) -> Encoded:
+def encode_text(tokenizer: Any, text: str, max_length: int) -> Cut:
     """Return the example of a plain text, learned whole, with the end-of-sequence token (unless it is cut)."""
     ids = tokenizer(text, verbose=False)["input_ids"] if text else []
     eos = tokenizer.eos_token_id
@@ -43,7 +43,7 @@ def encode_text(tokenizer: Any, text: str, max_length: int) -> Encoded:
     return cut(ids, list(ids), max_length, tokenizer.bos_token_id)
 
 
-def encode_completion(tokenizer: Any, prompt: str, completion: str, max_length: int, *, all_tokens: bool) -> Encoded:
+def encode_completion(tokenizer: Any, prompt: str, completion: str, max_length: int, *, all_tokens: bool) -> Cut:
     """Return the example of a prompt and its completion with the end-of-sequence token."""
     eos = tokenizer.eos_token_id
     head = list(tokenizer(prompt, verbose=False)["input_ids"])
@@ -67,7 +67,7 @@ def encode_completion(tokenizer: Any, prompt: str, completion: str, max_length: 
 
 def encode_chat(
     tokenizer: Any, messages: list[dict[str, Any]], where: str, max_length: int, *, all_tokens: bool
-) -> Encoded:
+) -> Cut:
     """Return the example of a chat as the tokenizer's template renders it, learned in the assistant's turns."""
     try:
         text, spans = render_spans(tokenizer, messages)
@@ -105,7 +105,7 @@ def _in_spans(offsets: list[tuple[int, int]], spans: list[tuple[int, int]]) -> l
     return learned
 
 
-def cut(ids: list[int], labels: list[int], max_length: int, bos: int | None) -> Encoded:
+def cut(ids: list[int], labels: list[int], max_length: int, bos: int | None) -> Cut:
     """Return the window of at most `max_length` tokens that keeps the most learned ones, the first of equals.
 
     The first token of a window has nothing before it, so it is not counted: what is learned is told from what precedes.

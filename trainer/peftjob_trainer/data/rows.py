@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from peftjob_api import Reason
-from peftjob_api.spec import DatasetSpec
+from peftjob_api.dataset_spec import DatasetSpec
 
 from ..exits import TrainerError
 

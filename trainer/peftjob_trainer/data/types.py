@@ -1,33 +1,52 @@
-"""What data is once it is loaded: examples of token ids, in splits."""
+"""What data is once it is loaded: samples in splits."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 IGNORED: Final = -100
 """The label of a token that is not learned, as PyTorch's cross entropy has it."""
 
 
+class Sample(Protocol):
+    """What one row of the data has become; each task knows the kinds that it reads."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of it (or patches of an image): samples of like length are computed at once."""
+        ...
+
+
 @dataclass(frozen=True)
 class Example:
-    """One sample."""
+    """One text, and what is to be learned of it."""
 
     input_ids: tuple[int, ...]
     labels: tuple[int, ...] | int
     """For CausalLM as many as `input_ids`, `IGNORED` where nothing is learned, not shifted; for
     SequenceClassification the index of the class."""
 
+    @property
+    def length(self) -> int:
+        """Number of tokens."""
+        return len(self.input_ids)
+
+
+Encoded = tuple[Sample | None, bool]
+"""A sample, or None for a row with nothing to learn; and whether it was cut."""
+
 
 @dataclass(frozen=True)
 class Split:
-    """The examples of one file, in its order."""
+    """The samples of one file, in its order."""
 
     name: str
     """`train`, `validation` or `test`."""
-    examples: list[Example]
+    examples: Sequence[Sample]
     labels: list[str] | None
     """Names of the classes, in the order of the classifier's outputs."""
     truncated: int
-    """Examples that were cut to `dataset.maxLength` tokens."""
+    """Samples that were cut to `dataset.maxLength` tokens."""
     dropped: int = 0
     """Rows of plain text with nothing to learn: empty, or a single token."""
 
@@ -40,6 +59,6 @@ class Splits:
     validation: Split | None
     test: Split | None
     labels: list[str] | None
-    """Names of the classes; None for CausalLM."""
+    """Names of the classes; None for a task without classes."""
     chat: bool = False
     """Whether the rows were chats, rendered by the tokenizer's template."""

@@ -1,18 +1,18 @@
-"""Methods of adaptation, one module each with the same three functions; chosen by `spec.method.type`.
+"""Methods of adaptation, a module with a class each; chosen by `spec.method.type`. Used by `session`, `planning`."""
 
-`inject(model, spec, head, seed)` returns the model with new trainable parameters, the same on all ranks;
-`trainable(model)` names them; `save(model, folder, base, revision)` writes them in the PEFT layout.
-"""
+from collections.abc import Sequence
+from typing import Any
 
-from types import ModuleType
+from peftjob_api import PeftJobSpec
 
-from peftjob_api.spec import MethodSpec
+from .common import Method, trainable
+from .lora import LoRA
 
-from . import lora
+__all__ = ["Method", "method_of", "trainable"]
 
-_METHODS: dict[str, ModuleType] = {"LoRA": lora}
+_METHODS: dict[str, type[Method]] = {"LoRA": LoRA}
 
 
-def method_of(spec: MethodSpec) -> ModuleType:
-    """Return the module of a method."""
-    return _METHODS[spec.type]
+def method_of(spec: PeftJobSpec, head: Sequence[str], tokenizer: Any = None) -> Method:
+    """Return the method of a job; for the arguments see `Method`."""
+    return _METHODS[spec.method.type](spec, head, tokenizer)

@@ -8,14 +8,14 @@ it is, not by a rule for Llamas. Not counted are parameters and their gradients,
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, Final
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from ..data import Example
+from ..data import Example, Sample
 from ..sharding.zero3 import Use, blocks, default_room, kept, needs_again
+from ..tasks import Task
 from .meter import GLIBC, Meter, fake_mode
 
 _SHORT, _LONG = 4, 6
@@ -37,26 +37,25 @@ class Peak:
 class Batch:
     """What a rank computes at once, at most."""
 
-    example: Example
+    example: Sample
     rows: int
     packed: bool = False
     """Whether a row holds several examples: two halves of this one."""
 
 
-def peak_of(model: Any, task: ModuleType, batch: Batch, pad: int, *, training: bool, accelerated: bool) -> Peak:
+def peak_of(model: Any, task: Task, batch: Batch, *, training: bool, accelerated: bool) -> Peak:
     """Return the peak of a micro step, or of a batch of an evaluation.
 
     Args:
         model: On the meta device, with the method in it.
         task: Of the job.
         batch: The largest one.
-        pad: Token id of padding.
         training: Whether there is a backward pass.
         accelerated: Whether it is for an accelerator, whose attention needs no matrix of it for dropout either.
     """
 
     def run() -> Peak:
-        return _run(model, task, batch, pad, training=training, accelerated=accelerated)
+        return _run(model, task, batch, training=training, accelerated=accelerated)
 
     repeated = _repeated(model)
     if repeated is None or len(getattr(*repeated)) <= _MANY:
@@ -70,8 +69,8 @@ def peak_of(model: Any, task: ModuleType, batch: Batch, pad: int, *, training: b
     )
 
 
-def _run(model: Any, task: ModuleType, batch: Batch, pad: int, *, training: bool, accelerated: bool) -> Peak:
-    tensors = _tensors(task, batch, pad)
+def _run(model: Any, task: Task, batch: Batch, *, training: bool, accelerated: bool) -> Peak:
+    tensors = _tensors(task, batch)
     meter = Meter() if accelerated else Meter(**GLIBC)
     model.train(training)
     with ExitStack() as stack:
@@ -92,14 +91,16 @@ def _run(model: Any, task: ModuleType, batch: Batch, pad: int, *, training: bool
     return Peak(meter.whole.peak, meter.sharded.peak)
 
 
-def _tensors(task: ModuleType, batch: Batch, pad: int) -> dict[str, torch.Tensor]:
+def _tensors(task: Task, batch: Batch) -> dict[str, torch.Tensor]:
     """Return what a rank computes at once; packed rows have masks that rows of one example need not."""
+    if not batch.packed:
+        return task.collate([batch.example] * batch.rows)
+    assert isinstance(batch.example, Example)
     ids, labels = batch.example.input_ids, batch.example.labels
-    if not batch.packed or isinstance(labels, int):
-        return dict(task.collate([batch.example] * batch.rows, pad))
+    assert isinstance(labels, tuple)
     half = len(ids) // 2
     row = [Example(ids[:half], labels[:half]), Example(ids[half:], labels[half:])]
-    return dict(task.collate_packed([row] * batch.rows, pad))
+    return task.collate_packed([row] * batch.rows)
 
 
 @contextmanager

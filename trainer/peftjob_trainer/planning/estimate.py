@@ -5,16 +5,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from peftjob_api import PeftJobSpec
 
-from ..data import Example, Splits
-from ..data.types import IGNORED
+from ..data import Example, Sample, Splits
 from ..order import DEFAULT_MICRO_BATCH, pack
 from ..sharding.zero3 import blocks
-from ..tasks import task_of
+from ..tasks import Task, task_of
+from ..tasks.common import TOKEN
 from .demand import Demand
 from .dry_run import Batch, Peak, peak_of
 from .memory import runtime_bytes
@@ -43,6 +43,10 @@ class Inputs:
         settings = spec.task.sequence_classification
         known = self.splits.labels if self.splits else settings.labels if settings else None
         return known or ["0", "1"]
+
+    def task(self, spec: PeftJobSpec) -> Task:
+        """Return the job's task."""
+        return task_of(spec, self.pad, self.labels(spec))
 
     def dtype(self, spec: PeftJobSpec) -> torch.dtype:
         """Return the base's dtype."""
@@ -77,13 +81,13 @@ def estimate(spec: PeftJobSpec, inputs: Inputs) -> Demand:
 
 def step_peak(model: Any, spec: PeftJobSpec, inputs: Inputs) -> tuple[Peak, bool]:
     """Return the peak of training and evaluations together, and whether it is a guess."""
-    task = task_of(spec.task)
+    task = inputs.task(spec)
     accelerated = bool(spec.workers.accelerators)
-    training, evaluation = largest_batches(spec, inputs.splits, task.EVALUATION_BATCHES)
+    training, evaluation = largest_batches(spec, inputs.splits, task)
     try:
-        peaks = [peak_of(model, task, training, inputs.pad, training=True, accelerated=accelerated)]
+        peaks = [peak_of(model, task, training, training=True, accelerated=accelerated)]
         if evaluation is not None:
-            peaks.append(peak_of(model, task, evaluation, inputs.pad, training=False, accelerated=accelerated))
+            peaks.append(peak_of(model, task, evaluation, training=False, accelerated=accelerated))
     except Exception as error:  # of any model's code: a job must not end for want of an estimate
         log.warning("plan: the model does not run without data (%s): activations are only roughly right", error)
         return rough_peak(model, training), True
@@ -93,58 +97,35 @@ def step_peak(model: Any, spec: PeftJobSpec, inputs: Inputs) -> tuple[Peak, bool
 def rough_peak(model: Any, batch: Batch) -> Peak:
     """Return a guess: what goes into and out of every linear module is kept in fp32, and the largest block gathered."""
     widths = sum(m.in_features + m.out_features for m in model.modules() if isinstance(m, torch.nn.Linear))
-    kept = batch.rows * len(batch.example.input_ids) * widths * 4
+    kept = batch.rows * batch.example.length * widths * 4
     largest = max((sum(p.numel() * p.element_size() for p in b.parameters()) for b in blocks(model)), default=0)
     return Peak(kept, kept + 2 * largest)
 
 
-def largest_batches(spec: PeftJobSpec, splits: Splits | None, evaluation_batches: int) -> tuple[Batch, Batch | None]:
+def largest_batches(spec: PeftJobSpec, splits: Splits | None, task: Task) -> tuple[Batch, Batch | None]:
     """Return the most that a rank computes at once in training, and in an evaluation if there is any; pure."""
     training, world = spec.training, spec.workers.world_size
     micro = training.micro_batch_size or min(DEFAULT_MICRO_BATCH, training.batch_size)
     count = min(training.batch_size, len(splits.train.examples)) if splits else training.batch_size
-    example = largest_example(spec, splits.train.examples if splits else None)
+    example = task.largest(splits.train.examples if splits else None, spec.dataset.max_length)
     if spec.dataset.packing and splits:
         example, count = _packed(spec, splits.train.examples, count)
     trained = Batch(example, min(micro, -(-count // world)), spec.dataset.packing)
     if spec.dataset.validation is None and spec.dataset.test is None:
         return trained, None
     found = [split.examples for split in (splits.validation, splits.test) if split] if splits else []
-    most = max((len(examples) for examples in found), default=micro * evaluation_batches * world)
+    most = max((len(examples) for examples in found), default=micro * task.evaluation_batches * world)
     every = [example for examples in found for example in examples]
-    example = largest_example(spec, every or None)
+    example = task.largest(every or None, spec.dataset.max_length)
     if spec.dataset.packing and splits:
         example, most = _packed(spec, every, most)
-    rows = min(micro * evaluation_batches, -(-most // world))
+    rows = min(micro * task.evaluation_batches, -(-most // world))
     return trained, Batch(example, rows, spec.dataset.packing)
 
 
-def _packed(spec: PeftJobSpec, examples: Sequence[Example], count: int) -> tuple[Example, int]:
+def _packed(spec: PeftJobSpec, examples: Sequence[Sample], count: int) -> tuple[Example, int]:
     """Return the longest row of so many of the longest examples together, all supervised, and the number of rows."""
-    lengths = sorted((len(example.input_ids) for example in examples), reverse=True)[:count]
+    lengths = sorted((example.length for example in examples), reverse=True)[:count]
     rows = pack(lengths, spec.dataset.max_length, spec.workers.world_size)
-    ids = (_TOKEN,) * max(sum(lengths[i] for i in row) for row in rows)
+    ids = (TOKEN,) * max(sum(lengths[i] for i in row) for row in rows)
     return Example(ids, ids), len(rows)
-
-
-def largest_example(spec: PeftJobSpec, examples: Sequence[Example] | None) -> Example:
-    """Return an example as long as the longest, and with as much supervised as any; pure.
-
-    Packed rows are as long as `dataset.maxLength`.
-    """
-    longest, limit = spec.dataset.max_length, spec.dataset.max_length
-    if examples is not None and not spec.dataset.packing:
-        longest = max(len(example.input_ids) for example in examples)
-    ids = (_TOKEN,) * min(longest, limit)
-    if spec.task.type == "SequenceClassification":
-        return Example(ids, 0)
-    supervised = len(ids)
-    if examples is not None and not spec.dataset.packing:
-        labels = [e.labels for e in examples if isinstance(e.labels, tuple)]
-        supervised = max(sum(label != IGNORED for label in each) for each in labels)
-    supervised = min(supervised, len(ids))
-    return Example(ids, (IGNORED,) * (len(ids) - supervised) + ids[len(ids) - supervised :])
-
-
-_TOKEN: Final = 1
-"""Any token but padding: which one makes no difference to the memory."""

@@ -7,7 +7,7 @@ import torch
 from peftjob_api import PeftJobSpec
 
 from ..checkpointing import checkpoint_blocks
-from ..methods import method_of
+from ..methods import method_of, trainable
 from ..sharding.skeleton import make_skeleton, matches
 from ..tasks import task_of
 
@@ -37,7 +37,7 @@ def model_on_paper(spec: PeftJobSpec, folder: Path, dtype: torch.dtype, labels: 
     Raises:
         TrainerError: `INVALID_CONFIG` or `TARGET_MODULES_NOT_FOUND`.
     """
-    model, head = task_of(spec.task).skeleton(Paper(folder, spec.base_model.uri, dtype), labels)
+    model, head = task_of(spec, pad, labels).skeleton(Paper(folder, spec.base_model.uri, dtype))
     model.tie_weights(recompute_mapping=False)
     wanted = model._get_dtype_plan(dtype)
     for name, parameter in model.named_parameters():
@@ -45,9 +45,8 @@ def model_on_paper(spec: PeftJobSpec, folder: Path, dtype: torch.dtype, labels: 
         parameter.data = parameter.data.to(torch.float32 if name.split(".")[0] in head else own)
     model.config.pad_token_id = pad
     with torch.random.fork_rng(devices=[]):
-        method = method_of(spec.method)
-        model = method.inject(model, spec.method, spec.task.type, head, spec.training.seed)
-    for parameter in method.trainable(model).values():
+        model = method_of(spec, head).inject(model)
+    for parameter in trainable(model).values():
         parameter.data = parameter.data.float()
     if spec.training.gradient_checkpointing:
         checkpoint_blocks(model)

@@ -5,5 +5,6 @@ from .load import Base
 from .measure import measured
 from .process_groups import Groups, open_groups
 from .state import Sharded
+from .values import Values
 
-__all__ = ["Base", "Groups", "ShardGroup", "Sharded", "Topology", "measured", "open_groups", "shard_group"]
+__all__ = ["Base", "Groups", "ShardGroup", "Sharded", "Topology", "Values", "measured", "open_groups", "shard_group"]

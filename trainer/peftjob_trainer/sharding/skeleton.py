@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from peftjob_api import Reason
@@ -10,6 +10,14 @@ from transformers import AutoConfig
 from transformers.initialization import meta_device_safe_creation_ops, no_tie_weights
 
 from ..exits import TrainerError
+
+
+class Skeletons(Protocol):
+    """What a task asks for a model without data: a `Base`, or paper."""
+
+    def skeleton(self, auto_class: Any, **settings: Any) -> Any:
+        """Return the model on the meta device; see `make_skeleton`."""
+        ...
 
 
 def make_skeleton(folder: Path, uri: str, dtype: torch.dtype, auto_class: Any, **settings: Any) -> Any:

@@ -6,12 +6,13 @@ class is not used: it wants one dtype for all parameters, and an optimiser of it
 the base nothing of DeepSpeed takes part in a step: it is plain data parallelism.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from peftjob_api import PlanInfo
-from peftjob_api.spec import TrainingSpec
+from peftjob_api.training_spec import TrainingSpec
 
 from .process_groups import Groups
 from .reduce import Reducer
@@ -30,6 +31,7 @@ class Sharded:
         training: TrainingSpec,
         groups: Groups,
         spare: int = 0,
+        ratios: Mapping[str, float] | None = None,
     ) -> None:
         """Register the hooks that gather, if the base is partitioned, and make the optimiser.
 
@@ -40,6 +42,7 @@ class Sharded:
             groups: Of this rank.
             spare: Bytes of the base that may be gathered at once beyond `default_room`. Where all of it may be,
                 nothing is gathered again in the backward pass.
+            ratios: Name of a parameter -> what its learning rate is multiplied by, where that is not 1.
         """
         self.model = model
         self.trained = trained
@@ -49,8 +52,15 @@ class Sharded:
         if groups.base is not None:
             self._gathering = Gathering(model, default_room(model) + spare)
         self._reducer = Reducer(groups)
+        by_ratio: dict[float, list[torch.nn.Parameter]] = {}
+        for name, parameter in trained.items():
+            by_ratio.setdefault((ratios or {}).get(name, 1.0), []).append(parameter)
         self.optimizer = torch.optim.AdamW(
-            list(trained.values()), lr=0.0, betas=_BETAS, eps=_EPSILON, weight_decay=training.weight_decay
+            [{"params": each, "ratio": ratio} for ratio, each in by_ratio.items()],
+            lr=0.0,
+            betas=_BETAS,
+            eps=_EPSILON,
+            weight_decay=training.weight_decay,
         )
 
     def autocast(self) -> torch.autocast:
@@ -86,10 +96,13 @@ class Sharded:
         return float(torch.nn.utils.clip_grad_norm_(list(self.trained.values()), max_norm or float("inf")))
 
     def step(self, learning_rate: float) -> None:
-        """Update what is trained, and forget the gradients."""
+        """Update what is trained."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["ratio"]
         self.optimizer.step()
+
+    def forget_gradients(self) -> None:
+        """Begin the sum of the next step's gradients."""
         self.optimizer.zero_grad()
 
     def snapshot(self) -> dict[str, torch.Tensor]:

@@ -1,20 +1,19 @@
-"""Tasks, one module each with the same names; chosen by `spec.task.type`. Used by `rank`, `batches` and `evaluate`.
+"""Tasks, a module with a class each; chosen by `spec.task.type`. Used by `session` and `planning`."""
 
-`skeleton(base, labels)` -> model without data, names of new modules; `count(example)` -> what the loss is divided by;
-`collate(examples, pad)` -> a batch, and `collate_packed(rows, pad)` where examples can share a row; `silence(batch)` ->
-the same with nothing supervised; `loss_sum(model, batch)` -> sum of losses and predictions; `metrics(...)`;
-`EVALUATION_BATCHES`.
-"""
+from collections.abc import Sequence
+from typing import Any
 
-from types import ModuleType
+from peftjob_api import PeftJobSpec
 
-from peftjob_api.spec import TaskSpec
+from .causal_lm import CausalLM
+from .common import Task
+from .sequence_classification import SequenceClassification
 
-from . import causal_lm, sequence_classification
+__all__ = ["Task", "task_of"]
 
-_TASKS: dict[str, ModuleType] = {"CausalLM": causal_lm, "SequenceClassification": sequence_classification}
+_TASKS: dict[str, type[Task]] = {"CausalLM": CausalLM, "SequenceClassification": SequenceClassification}
 
 
-def task_of(spec: TaskSpec) -> ModuleType:
-    """Return the module of a task."""
-    return _TASKS[spec.type]
+def task_of(spec: PeftJobSpec, pad: int, labels: Sequence[str] | None, tokenizer: Any = None) -> Task:
+    """Return the task of a job; for the arguments see `Task`."""
+    return _TASKS[spec.task.type](spec, pad, labels, tokenizer)

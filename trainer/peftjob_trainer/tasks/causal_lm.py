@@ -7,75 +7,71 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from ..data import Example
-from ..data.types import IGNORED
-from ..sharding import Base
+from ..data import IGNORED, Example
+from ..sharding.skeleton import Skeletons
 from . import cross_entropy
-from .common import pad_rows
-
-EVALUATION_BATCHES = 2
-"""Micro batches at once in an evaluation, which holds no activations for gradients; logits come in chunks."""
+from .common import TOKEN, Batch, Task, longest_of, pad_rows
 
 
-def skeleton(base: Base, labels: list[str] | None) -> tuple[Any, list[str]]:
-    """Return the base model without data, and no names, since nothing of it is new.
+class CausalLM(Task):
+    """See there for the interface."""
 
-    Raises:
-        TrainerError: `INVALID_CONFIG`: transformers has no such model.
-    """
-    model = base.skeleton(AutoModelForCausalLM)
-    model.config.use_cache = False
-    return model, []
+    evaluation_batches = 2  # logits come in chunks
+
+    def skeleton(self, base: Skeletons) -> tuple[Any, list[str]]:
+        """Return the base model without data, and no names, since nothing of it is new."""
+        model = base.skeleton(AutoModelForCausalLM)
+        model.config.use_cache = False
+        return model, []
+
+    def count(self, sample: Example) -> int:
+        """Return the number of supervised tokens: the first token has nothing before it to be predicted from."""
+        return sum(label != IGNORED for label in _labels(sample)[1:])
+
+    def collate(self, samples: Sequence[Example]) -> Batch:
+        """Return int64 tensors (rows, longest): `input_ids`, `attention_mask`, `labels`."""
+        batch = pad_rows(samples, self.pad)
+        width = batch["input_ids"].shape[1]
+        rows = [[*_labels(sample), *[IGNORED] * (width - sample.length)] for sample in samples]
+        return {**batch, "labels": torch.tensor(rows)}
+
+    def collate_packed(self, rows: Sequence[Sequence[Example]]) -> Batch:
+        """Return int64 tensors (rows, longest) of rows of several examples: `input_ids`, `position_ids`, `labels`.
+
+        Positions restart with each example, and with the padding, by which transformers knows what attends to what; it
+        does so only without an attention mask. No example's first token is predicted from the one before.
+        """
+        lengths = [sum(example.length for example in row) for row in rows]
+        batch: dict[str, list[list[int]]] = {"input_ids": [], "position_ids": [], "labels": []}
+        for row, length in zip(rows, lengths, strict=True):
+            gap = max(lengths) - length
+            tokens, positions, labels = [self.pad] * gap, list(range(gap)), [IGNORED] * gap
+            for example in reversed(row):
+                tokens = [*example.input_ids, *tokens]
+                positions = [*range(example.length), *positions]
+                labels = [IGNORED, *_labels(example)[1:], *labels]
+            for values, found in zip(batch.values(), (tokens, positions, labels), strict=True):
+                values.append(found)
+        return {name: torch.tensor(values) for name, values in batch.items()}
+
+    def loss_sum(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the sum of the losses of the supervised tokens, and no predictions."""
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        return cross_entropy.loss_sum(model, inputs, batch["labels"]), None
+
+    def metrics(self, loss: float, predicted: torch.Tensor | None, samples: Sequence[Example]) -> dict[str, float]:
+        """Return `loss` and `perplexity`."""
+        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+
+    def largest(self, samples: Sequence[Example] | None, limit: int) -> Example:
+        """Return an example as long as the longest, and with as much supervised as any."""
+        ids = (TOKEN,) * longest_of(samples, limit)
+        supervised = len(ids)
+        if samples is not None:
+            supervised = min(supervised, max(sum(label != IGNORED for label in _labels(each)) for each in samples))
+        return Example(ids, (IGNORED,) * (len(ids) - supervised) + ids[len(ids) - supervised :])
 
 
-def count(example: Example) -> int:
-    """Return the number of supervised tokens: the first token has nothing before it to be predicted from."""
+def _labels(example: Example) -> tuple[int, ...]:
     assert isinstance(example.labels, tuple)
-    return sum(label != IGNORED for label in example.labels[1:])
-
-
-def collate(examples: Sequence[Example], pad: int) -> dict[str, torch.Tensor]:
-    """Return int64 tensors (rows, longest): `input_ids`, `attention_mask`, `labels`."""
-    batch = pad_rows(examples, pad)
-    rows = []
-    for example in examples:
-        assert isinstance(example.labels, tuple)
-        rows.append([*example.labels, *[IGNORED] * (batch["input_ids"].shape[1] - len(example.labels))])
-    return {**batch, "labels": torch.tensor(rows)}
-
-
-def collate_packed(rows: Sequence[Sequence[Example]], pad: int) -> dict[str, torch.Tensor]:
-    """Return int64 tensors (rows, longest) of rows of several examples: `input_ids`, `position_ids`, `labels`.
-
-    Positions restart with each example, and with the padding, by which transformers knows what attends to what; it
-    does so only without an attention mask. No example's first token is predicted from the one before.
-    """
-    lengths = [sum(len(example.input_ids) for example in row) for row in rows]
-    batch: dict[str, list[list[int]]] = {"input_ids": [], "position_ids": [], "labels": []}
-    for row, length in zip(rows, lengths, strict=True):
-        gap = max(lengths) - length
-        tokens, positions, labels = [pad] * gap, list(range(gap)), [IGNORED] * gap
-        for example in reversed(row):
-            assert isinstance(example.labels, tuple)
-            tokens = [*example.input_ids, *tokens]
-            positions = [*range(len(example.input_ids)), *positions]
-            labels = [IGNORED, *example.labels[1:], *labels]
-        for values, found in zip(batch.values(), (tokens, positions, labels), strict=True):
-            values.append(found)
-    return {name: torch.tensor(values) for name, values in batch.items()}
-
-
-def silence(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the batch with nothing supervised: it costs the same collectives and gives a loss of zero."""
-    return {**batch, "labels": torch.full_like(batch["labels"], IGNORED)}
-
-
-def loss_sum(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return the sum of the losses of the supervised tokens (fp32 scalar), and no predictions."""
-    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    return cross_entropy.loss_sum(model, inputs, batch["labels"]), None
-
-
-def metrics(loss: float, predicted: list[int] | None, examples: Sequence[Example]) -> dict[str, float]:
-    """Return `loss` and `perplexity`."""
-    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+    return example.labels

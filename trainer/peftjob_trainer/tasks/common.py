@@ -1,13 +1,91 @@
-"""What the tasks share."""
+"""What a task is: the interface of all, and what they share. Each task has a module of its own."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
+from peftjob_api import PeftJobSpec
 
-from ..data import Example
+from ..data import IGNORED, Example, Sample
+from ..sharding.skeleton import Skeletons
+
+TOKEN = 1
+"""Any token but padding: which one makes no difference to memory."""
+
+Batch = dict[str, torch.Tensor]
+"""Tensors of a micro batch, the rows first; `labels` among them."""
 
 
-def pad_rows(examples: Sequence[Example], pad: int) -> dict[str, torch.Tensor]:
+class Task(ABC):
+    """What a model learns: its head, batches, loss and metrics. Made by `task_of`."""
+
+    evaluation_batches: ClassVar[int]
+    """Micro batches at once in an evaluation, which holds no activations for gradients."""
+
+    def __init__(self, spec: PeftJobSpec, pad: int, labels: Sequence[str] | None, tokenizer: Any = None) -> None:
+        """Keep what the task is about.
+
+        Args:
+            spec: Of the job.
+            pad: Token id of padding.
+            labels: Names of the classes; None for a task without classes.
+            tokenizer: Of the base model; None where nothing is computed, as on paper.
+        """
+        self.spec = spec
+        self.pad = pad
+        self.labels = list(labels) if labels is not None else None
+        self.tokenizer = tokenizer
+
+    @abstractmethod
+    def skeleton(self, base: Skeletons) -> tuple[Any, list[str]]:
+        """Return the model without data, and the names of its modules that are new and trained whole.
+
+        Raises:
+            TrainerError: `INVALID_CONFIG`: transformers has no such model, or not for this task.
+        """
+
+    @abstractmethod
+    def count(self, sample: Any) -> int:
+        """Return what a sample adds to the number that the loss is divided by, such as its supervised tokens."""
+
+    @abstractmethod
+    def collate(self, samples: Sequence[Any]) -> Batch:
+        """Return a micro batch."""
+
+    @abstractmethod
+    def loss_sum(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the sum of the losses (fp32 scalar), and predictions (rows, ...) if the metrics need them."""
+
+    @abstractmethod
+    def metrics(self, loss: float, predicted: torch.Tensor | None, samples: Sequence[Any]) -> dict[str, float]:
+        """Return the metrics by name, `loss` among them.
+
+        Args:
+            loss: Mean over what is counted.
+            predicted: fp32 (samples, ...), in the order of the samples; None if `loss_sum` gives none.
+            samples: That were evaluated.
+        """
+
+    @abstractmethod
+    def largest(self, samples: Sequence[Any] | None, limit: int) -> Sample:
+        """Return a sample that costs as much memory as any.
+
+        Args:
+            samples: The data; None: not known.
+            limit: `dataset.maxLength`.
+        """
+
+    def silence(self, batch: Batch) -> Batch:
+        """Return the batch with nothing supervised: it costs the same collectives and gives a loss of zero."""
+        return {**batch, "labels": torch.full_like(batch["labels"], IGNORED)}
+
+    def collate_packed(self, rows: Sequence[Sequence[Example]]) -> Batch:
+        """Return a micro batch of rows that hold several samples each."""
+        raise NotImplementedError(f"{type(self).__name__} has no packed rows")  # the API refuses such a job
+
+
+def pad_rows(examples: Sequence[Example], pad: int) -> Batch:
     """Return `input_ids` and `attention_mask`, int64 (rows, longest), padded on the right."""
     longest = max(len(example.input_ids) for example in examples)
     gaps = [longest - len(example.input_ids) for example in examples]
@@ -15,3 +93,8 @@ def pad_rows(examples: Sequence[Example], pad: int) -> dict[str, torch.Tensor]:
         "input_ids": torch.tensor([[*e.input_ids, *[pad] * gap] for e, gap in zip(examples, gaps, strict=True)]),
         "attention_mask": torch.tensor([[1] * (longest - gap) + [0] * gap for gap in gaps]),
     }
+
+
+def longest_of(samples: Sequence[Sample] | None, limit: int) -> int:
+    """Return the most tokens of a sample."""
+    return limit if samples is None else min(limit, max(sample.length for sample in samples))

@@ -13,6 +13,7 @@ from peftjob_trainer.data import Example, Split, Splits
 from peftjob_trainer.data.types import IGNORED
 from peftjob_trainer.planning import dry_run
 from peftjob_trainer.planning.demand import Demand
+from peftjob_trainer.planning.dry_run import Batch
 from peftjob_trainer.planning.estimate import Inputs, estimate, largest_batches
 from peftjob_trainer.planning.memory import LAUNCHER, host_memory, share_of
 from peftjob_trainer.planning.meter import Meter, Resident, fake_mode
@@ -61,6 +62,10 @@ def spec(
 
 def demand_of(folder: Path, job: PeftJobSpec, splits: Splits | None = None) -> Demand:
     return estimate(job, Inputs(folder, 0, torch.float32, splits))
+
+
+def batches_of(job: PeftJobSpec, splits: Splits | None) -> tuple[Batch, Batch | None]:
+    return largest_batches(job, splits, Inputs(Path(), 0, torch.float32, splits).task(job))
 
 
 def test_a_llama_by_hand(tmp_path: Path) -> None:
@@ -216,7 +221,7 @@ def example(length: int, supervised: int) -> Example:
 def test_the_largest_batch_is_as_long_as_the_longest_and_as_supervised_as_any() -> None:
     data = splits([example(9, 2), example(6, 5), example(3, 1)], [example(12, 1)] * 2)
     job = spec(dataset={"test": "file:///test.jsonl"}, microBatchSize=4)
-    training, evaluation = largest_batches(job, data, 4)
+    training, evaluation = batches_of(job, data)
     assert len(training.example.input_ids) == 9
     assert sum(label != IGNORED for label in training.example.labels) == 5  # type: ignore[union-attr]
     assert training.rows == 3  # no more than there are
@@ -226,14 +231,14 @@ def test_the_largest_batch_is_as_long_as_the_longest_and_as_supervised_as_any() 
 
 def test_packed_rows_are_those_of_the_longest_examples_of_a_batch() -> None:
     data = splits([example(length, 1) for length in (2, 3, 5, 4, 1, 1)])
-    training, _ = largest_batches(spec(dataset={"packing": True}, microBatchSize=4), data, 4)
+    training, _ = batches_of(spec(dataset={"packing": True}, microBatchSize=4), data)
     assert (len(training.example.input_ids), training.rows) == (14, 1)  # 5 + 4 + 3 + 2, the four of a batch
-    training, _ = largest_batches(spec(dataset={"packing": True, "maxLength": 8}, microBatchSize=4), data, 4)
+    training, _ = batches_of(spec(dataset={"packing": True, "maxLength": 8}, microBatchSize=4), data)
     assert (len(training.example.input_ids), training.rows) == (7, 2)
 
 
 def test_without_data_rows_are_full() -> None:
-    training, evaluation = largest_batches(spec(microBatchSize=2), None, 4)
+    training, evaluation = batches_of(spec(microBatchSize=2), None)
     assert (len(training.example.input_ids), training.rows, evaluation) == (16, 2, None)
 
 

@@ -1,0 +1,82 @@
+"""How long, how fast, how precisely: `spec.training`."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from .base import INT32_MAX, ApiModel, Rule
+
+DEFAULT_EPOCHS = 3.0
+
+
+class EvaluationSpec(ApiModel):
+    """When and how the validation data is evaluated."""
+
+    every_steps: Annotated[int, Field(ge=1, le=INT32_MAX)] | None = None
+    """everySteps is the number of steps between evaluations. Default: at the end of each epoch."""
+    max_samples: Annotated[int, Field(ge=1, le=INT32_MAX)] | None = None
+    """maxSamples bounds an evaluation to the first samples of the validation data. Default: all."""
+    metric: Literal["Loss", "Accuracy", "MacroF1"] | None = None
+    """metric chooses the best step: `Loss` (lowest), `Accuracy` or `MacroF1` (highest). Default: `Loss` for
+    CausalLM, `Accuracy` for SequenceClassification."""
+
+
+class EarlyStoppingSpec(ApiModel):
+    """When to stop before the last step."""
+
+    patience: Annotated[int, Field(ge=1, le=10000)]
+    """patience is the number of evaluations in a row without improvement after which training stops."""
+    min_delta: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    """minDelta is the change of the metric that counts as an improvement."""
+
+
+class TrainingSpec(ApiModel):
+    """How long, how fast, how precisely."""
+
+    epochs: Annotated[float, Field(gt=0, le=10000)] | None = None
+    """epochs is the number of passes over the training data. Default: 3, unless maxSteps is set."""
+    max_steps: Annotated[int, Field(ge=1, le=INT32_MAX)] | None = None
+    """maxSteps is the number of optimiser steps, instead of epochs."""
+    batch_size: Annotated[int, Field(ge=1, le=65536)] = 32
+    """batchSize is the number of examples per optimiser step, over all workers."""
+    micro_batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """microBatchSize is the most examples (rows, with `dataset.packing`) that one device computes at once; gradients
+    are accumulated up to batchSize. Default: 8, or batchSize if that is less."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 2e-4
+    """learningRate at its peak."""
+    schedule: Literal["Linear", "Cosine", "Constant"] = "Linear"
+    """schedule of the learning rate after the warm-up: down to zero by `Linear` or `Cosine`, or `Constant`."""
+    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.03
+    """warmupRatio is the share of the steps in which the learning rate rises linearly from zero."""
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """weightDecay of AdamW."""
+    max_grad_norm: Annotated[float, Field(ge=0, le=1e6)] = 1.0
+    """maxGradNorm clips the gradient to this norm; 0 turns clipping off."""
+    seed: Annotated[int, Field(ge=0, le=INT32_MAX)] = 42
+    """seed of the initialisation, the order of the samples and dropout."""
+    precision: Literal["Auto", "FP32", "BF16"] = "Auto"
+    """precision of the frozen model and of the computation; what is trained is always fp32. `Auto`: BF16 on
+    accelerators that have it, else FP32."""
+    gradient_checkpointing: bool = False
+    """gradientCheckpointing recomputes activations in the backward pass: less memory, more time."""
+    log_every_steps: Annotated[int, Field(ge=1, le=INT32_MAX)] = 10
+    """logEverySteps is the number of steps between progress lines in rank 0's log."""
+    evaluation: EvaluationSpec | None = None
+    """evaluation during training, of dataset.validation."""
+    early_stopping: EarlyStoppingSpec | None = None
+    """earlyStopping ends training when evaluations no longer improve."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!(has(self.epochs) && has(self.maxSteps))",
+            lambda t: t.epochs is None or t.max_steps is None,
+            "epochs and maxSteps contradict each other: set one",
+            ".maxSteps",
+        ),
+        Rule(
+            "!has(self.microBatchSize) || self.microBatchSize <= self.batchSize",
+            lambda t: t.micro_batch_size is None or t.micro_batch_size <= t.batch_size,
+            "microBatchSize is larger than batchSize: batchSize counts the examples of all workers together",
+            ".microBatchSize",
+        ),
+    )

@@ -1,0 +1,18 @@
+"""Who reads the rows of each task, one module each with the same functions; chosen by `spec.task.type`.
+
+`choose_layout(spec, present, uri)` -> which column is what; `labels_of(spec, source, layout)` -> names of classes;
+`encoder(spec, layout, tokenizer, labels, uri)` -> what makes a sample of a row.
+"""
+
+from types import ModuleType
+
+from peftjob_api.task_spec import TaskSpec
+
+from . import classified, text
+
+_READERS: dict[str, ModuleType] = {"CausalLM": text, "SequenceClassification": classified}
+
+
+def reader_of(spec: TaskSpec) -> ModuleType:
+    """Return the module that reads a task's rows."""
+    return _READERS[spec.type]

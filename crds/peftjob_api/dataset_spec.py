@@ -67,8 +67,8 @@ class DatasetSpec(ApiModel):
     """format of the files. `Auto` goes by the ending: .jsonl, .csv or .parquet."""
     columns: ColumnsSpec = ColumnsSpec()
     """columns maps the data's columns to their parts."""
-    max_length: Annotated[int, Field(ge=4, le=1048576)] = 512
-    """maxLength is the number of tokens after which an example is cut."""
+    max_length: Annotated[int, Field(ge=4, le=1048576)] = 1024
+    """maxLength is the number of tokens after which an example is cut; never more than the model takes."""
     packing: bool = False
     """packing puts several examples into one row of maxLength tokens, each with positions and attention of its own,
     so that nothing is computed for padding. For CausalLM; the loss is that of the unpacked examples."""

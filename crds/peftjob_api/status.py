@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from .worker import AdapterInfo, Metrics, PlanInfo, WireModel
+from .worker import AdapterInfo, Metrics, PlanInfo, ResolvedInfo, WireModel
 
 _Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _Timestamp = Annotated[str, StringConstraints(max_length=64), Field(json_schema_extra={"format": "date-time"})]
@@ -97,6 +97,8 @@ class PeftJobStatus(WireModel):
     """progress of training."""
     plan: PlanInfo | None = None
     """plan says how the base model lies on the ranks."""
+    resolved: ResolvedInfo | None = None
+    """resolved says by what is trained, with what the spec leaves open filled in."""
     adapter: AdapterInfo | None = None
     """adapter that was published."""
 

@@ -6,8 +6,6 @@ from pydantic import Field
 
 from .base import INT32_MAX, ApiModel, Rule
 
-DEFAULT_EPOCHS = 3.0
-
 
 class EvaluationSpec(ApiModel):
     """When and how the validation data is evaluated."""
@@ -34,16 +32,18 @@ class TrainingSpec(ApiModel):
     """How long, how fast, how precisely."""
 
     epochs: Annotated[float, Field(gt=0, le=10000)] | None = None
-    """epochs is the number of passes over the training data. Default: 3, unless maxSteps is set."""
+    """epochs is the number of passes over the training data. Default, unless maxSteps is set: 3, or up to 20 where the
+    examples are few, 1 where they are very many (docs/choosing.md)."""
     max_steps: Annotated[int, Field(ge=1, le=INT32_MAX)] | None = None
     """maxSteps is the number of optimiser steps, instead of epochs."""
-    batch_size: Annotated[int, Field(ge=1, le=65536)] = 32
-    """batchSize is the number of examples per optimiser step, over all workers."""
+    batch_size: Annotated[int, Field(ge=1, le=65536)] | None = None
+    """batchSize is the number of examples per optimiser step, over all workers. Default: 16, 32 or 64, by the number
+    of examples (docs/choosing.md)."""
     micro_batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
     """microBatchSize is the most examples (rows, with `dataset.packing`) that one device computes at once; gradients
     are accumulated up to batchSize. Default: 8, or batchSize if that is less."""
-    learning_rate: Annotated[float, Field(gt=0, le=10)] = 2e-4
-    """learningRate at its peak."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
+    """learningRate at its peak. Default: by the method and the width of the model (docs/choosing.md)."""
     schedule: Literal["Linear", "Cosine", "Constant"] = "Linear"
     """schedule of the learning rate after the warm-up: down to zero by `Linear` or `Cosine`, or `Constant`."""
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.03
@@ -74,8 +74,8 @@ class TrainingSpec(ApiModel):
             ".maxSteps",
         ),
         Rule(
-            "!has(self.microBatchSize) || self.microBatchSize <= self.batchSize",
-            lambda t: t.micro_batch_size is None or t.micro_batch_size <= t.batch_size,
+            "!has(self.microBatchSize) || !has(self.batchSize) || self.microBatchSize <= self.batchSize",
+            lambda t: t.micro_batch_size is None or t.batch_size is None or t.micro_batch_size <= t.batch_size,
             "microBatchSize is larger than batchSize: batchSize counts the examples of all workers together",
             ".microBatchSize",
         ),

@@ -126,6 +126,27 @@ class PlanInfo(WireModel):
     """memoryBytesPerRank is the memory that a rank can have: of its accelerator, or its share of the pod's."""
 
 
+class ResolvedInfo(WireModel):
+    """What is trained by, with what the spec leaves open filled in."""
+
+    method: Annotated[str, StringConstraints(max_length=64)]
+    """method that adapts the base model."""
+    precision: Annotated[str, StringConstraints(max_length=16)]
+    """precision of the frozen model and the computation."""
+    max_length: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    """maxLength in tokens after which an example is cut."""
+    batch_size: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    """batchSize of each step, over all workers."""
+    micro_batch_size: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    """microBatchSize of each device, at most."""
+    learning_rate: float
+    """learningRate at its peak."""
+    epochs: float | None = None
+    """epochs over the training data."""
+    max_steps: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    """maxSteps, instead of epochs."""
+
+
 class AdapterInfo(WireModel):
     """A published adapter."""
 
@@ -151,6 +172,7 @@ class WorkerStatus(WireModel):
     eta_seconds: Number = None
     metrics: Metrics = Field(default_factory=dict)
     plan: PlanInfo | None = None
+    resolved: ResolvedInfo | None = None
     updated_at: Number = None
     """Unix time in seconds, by the worker's clock."""
 

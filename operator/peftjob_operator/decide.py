@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from peftjob_api import AdapterInfo, PeftJobSpec, PeftJobStatus, Reason, TerminationMessage
+from peftjob_api import AdapterInfo, PeftJobSpec, PeftJobStatus, Reason, TerminationMessage, WorkerStatus
 
 from .admission import is_queued
 from .restart import Cause, Counts, cause_of, judge
@@ -175,8 +175,7 @@ def _run(s: Snapshot, spec: PeftJobSpec, job: ChildJob) -> Decision:
         new = progress_of(s.worker, status.progress, s.now)
         if progress_is_due(status.progress, new, s.now):
             status = status.model_copy(update={"progress": new})
-        if s.worker.plan is not None:
-            status = status.model_copy(update={"plan": s.worker.plan})
+        status = _as_told(status, s.worker)
     return Decision(status, requeue=_earliest(POLL_SECONDS, left, _until_lost(s)))
 
 
@@ -263,10 +262,16 @@ def _succeed(s: Snapshot, spec: PeftJobSpec, word: TerminationMessage, adapter: 
     if worker := word.status:
         if worker.step is not None:
             status = status.model_copy(update={"progress": progress_of(worker, status.progress, s.now)})
-        status = status.model_copy(update={"plan": worker.plan or status.plan})
+        status = _as_told(status, worker)
     status = status.model_copy(update={"adapter": adapter})
     text = f"the adapter lies at {adapter.uri}; sha256 of its manifest.json: {adapter.sha256}"
     return Decision(_condition(s, status, "Succeeded", True, Reason.ADAPTER_PUBLISHED, text), requeue=0.0)
+
+
+def _as_told(status: PeftJobStatus, worker: WorkerStatus) -> PeftJobStatus:
+    """Return the status with what a worker says of its plan and settings."""
+    told = {"plan": worker.plan or status.plan, "resolved": worker.resolved or status.resolved}
+    return status.model_copy(update=told)
 
 
 def _fail(s: Snapshot, reason: Reason | str, message: str, status: PeftJobStatus | None = None) -> Decision:

@@ -17,7 +17,6 @@ import torch.distributed as dist
 from counting import count_collectives
 from peftjob_api import PeftJob, RunConfig
 from peftjob_trainer import session, train
-from peftjob_trainer.data import load_splits
 from peftjob_trainer.handoff import Go, Place, end_process
 from peftjob_trainer.methods import Method
 from peftjob_trainer.progress import Progress
@@ -66,7 +65,7 @@ def do(name: str, body: dict[str, Any], place: Place, folder: Path, calls: Count
     go = Go(RunConfig.of(job.identity, spec), 1, "gang", folder, model, None, False)
     device = session.choose_device(spec, place)
     tokenizer = session.load_tokenizer(go.model)
-    splits = load_splits(spec, tokenizer, spec.storage, go.work)
+    spec, splits = session.load_data(spec, tokenizer, go.model, go.work)
     assert spec.sharding != "Auto", "say which group is meant"
     topology = Topology(spec.workers.nodes, place.world // spec.workers.nodes)
     groups = open_groups(shard_group(spec.sharding, topology), topology)

@@ -15,10 +15,9 @@ import cases
 import torch
 from peft import LoraConfig, get_peft_model
 from peftjob_api import PeftJob
-from peftjob_trainer.data import load_splits
 from peftjob_trainer.data.types import Example
 from peftjob_trainer.order import global_batch
-from peftjob_trainer.session import load_tokenizer, quiet_libraries
+from peftjob_trainer.session import load_data, load_tokenizer, quiet_libraries
 from peftjob_trainer.tasks import task_of
 from transformers import (
     AutoModelForCausalLM,
@@ -68,11 +67,11 @@ class Reference(Trainer):
 
 def reference(body: dict[str, Any], initial: dict[str, torch.Tensor], folder: Path) -> list[float]:
     """Return the losses of the steps."""
-    spec = PeftJob.model_validate(body).spec
-    training, lora = spec.training, spec.method.settings
-    base = Path(spec.base_model.uri.removeprefix("file://"))
+    job = PeftJob.model_validate(body).spec
+    base = Path(job.base_model.uri.removeprefix("file://"))
     tokenizer = load_tokenizer(base)
-    splits = load_splits(spec, tokenizer, spec.storage, folder)
+    spec, splits = load_data(job, tokenizer, base, folder)
+    training, lora = spec.training, spec.method.settings
     examples, task = splits.train.examples, task_of(spec, tokenizer.pad_token_id, splits.labels)
     is_classifier = splits.labels is not None
     if is_classifier:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from peftjob_api.training_spec import DEFAULT_EPOCHS
 
 DEFAULT_MICRO_BATCH: Final = 8
 
@@ -30,8 +29,9 @@ def length_of(examples: int, batch_size: int, epochs: float | None, max_steps: i
     per_epoch = math.ceil(examples / batch_size)
     if max_steps is not None:
         return Length(per_epoch, max_steps)
+    assert epochs is not None, "one of both is set or has been chosen"
     # Rounded first: 0.1 * 30 is a little more than 3.
-    return Length(per_epoch, math.ceil(round((DEFAULT_EPOCHS if epochs is None else epochs) * per_epoch, 6)))
+    return Length(per_epoch, math.ceil(round(epochs * per_epoch, 6)))
 
 
 def global_batch(examples: int, batch_size: int, seed: int, step: int) -> list[int]:

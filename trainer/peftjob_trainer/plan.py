@@ -21,7 +21,6 @@ import torch
 from peftjob_api import ExitCode, PeftJobSpec, Reason
 
 from . import session
-from .data import Splits, load_splits
 from .exits import TrainerError
 from .failures import explain
 from .launch import from_file
@@ -30,6 +29,7 @@ from .planning.demand import Demand
 from .planning.estimate import Inputs, estimate, largest_batches
 from .planning.memory import host_memory, mapped_bytes, share_of
 from .planning.remedies import does_not_fit
+from .resolve import ResolvedSpec, fit_length, read_facts, resolve
 from .storage import fetch_model
 from .storage.uris import parse
 
@@ -62,20 +62,23 @@ def count_of(text: str) -> int:
     return int(text)
 
 
-def inputs_of(spec: PeftJobSpec, folder: Path, work: Path) -> tuple[Inputs, str]:
-    """Return what is known beside the spec, and a sentence on the data."""
+def inputs_of(spec: PeftJobSpec, folder: Path, work: Path) -> tuple[ResolvedSpec, Inputs, str]:
+    """Return the spec with nothing left open, what is known beside it, and a sentence on the data."""
     tokenizer = session.load_tokenizer(folder)
     automatic = torch.bfloat16 if spec.workers.accelerators else torch.float32
-    splits, why = _data(spec, tokenizer, work)
-    return Inputs(folder, tokenizer.pad_token_id, automatic, splits), why
+    if _is_here(spec):
+        resolved, splits = session.load_data(spec, tokenizer, folder, work)
+        return resolved, Inputs(folder, tokenizer.pad_token_id, automatic, splits), "lengths are those of the data"
+    facts = read_facts(folder, tokenizer, spec.base_model.uri)
+    resolved = resolve(fit_length(spec, facts), facts, None)
+    why = "the data is not on this machine: planned as if examples were of dataset.maxLength tokens"
+    return resolved, Inputs(folder, tokenizer.pad_token_id, automatic), why
 
 
-def _data(spec: PeftJobSpec, tokenizer: object, work: Path) -> tuple[Splits | None, str]:
+def _is_here(spec: PeftJobSpec) -> bool:
+    """Tell whether all data lies on this machine."""
     uris = [uri for uri in (spec.dataset.train, spec.dataset.validation, spec.dataset.test) if uri]
-    for location in map(parse, uris):
-        if not location.is_local or not location.local.is_file():
-            return None, "the data is not on this machine: planned as if examples were of dataset.maxLength tokens"
-    return load_splits(spec, tokenizer, spec.storage, work), "lengths are those of the data"
+    return all(location.is_local and location.local.is_file() for location in map(parse, uris))
 
 
 def memory_per_rank(spec: PeftJobSpec, given: int | None) -> int:
@@ -86,7 +89,7 @@ def memory_per_rank(spec: PeftJobSpec, given: int | None) -> int:
     return share_of(given or host_memory({}, 0), ranks) + mapped_bytes()
 
 
-def report(spec: PeftJobSpec, inputs: Inputs, why: str, demand: Demand, found: Sequence[Option]) -> list[str]:
+def report(spec: ResolvedSpec, inputs: Inputs, why: str, demand: Demand, found: Sequence[Option]) -> list[str]:
     """Return what is printed of a plan."""
     taken = choose(found, is_rough=demand.is_rough)
     workers, training = spec.workers, spec.training
@@ -123,12 +126,12 @@ def plan(options_: argparse.Namespace) -> None:
         if options_.base is not None and not (options_.base / "config.json").is_file():
             raise TrainerError(Reason.BASE_MODEL_NOT_FOUND, f"--base {options_.base}: there is no config.json in it")
         folder = options_.base or fetch_model(spec.base_model, spec.storage, work / "model")
-        inputs, why = inputs_of(spec, folder, work)
-        demand = estimate(spec, inputs)
+        resolved, inputs, why = inputs_of(spec, folder, work)
+        demand = estimate(resolved, inputs)
         found = options(demand, topology_of(spec), memory_per_rank(spec, options_.memory), spec.sharding)
-        print("\n".join(report(spec, inputs, why, demand, found)), flush=True)
+        print("\n".join(report(resolved, inputs, why, demand, found)), flush=True)
         if choose(found, is_rough=demand.is_rough) is None:
-            raise does_not_fit(spec, found, demand, lambda changed: estimate(changed, inputs))
+            raise does_not_fit(resolved, found, demand, lambda changed: estimate(changed, inputs))
 
 
 class _Parser(argparse.ArgumentParser):

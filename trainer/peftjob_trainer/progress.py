@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
-from peftjob_api import PlanInfo, WorkerStatus
+from peftjob_api import PlanInfo, ResolvedInfo, WorkerStatus
 from peftjob_api.constants import METRICS_PATH, STATUS_PATH
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -58,6 +58,11 @@ class Progress:
     def plan(self, plan: PlanInfo) -> None:
         """Tell how the base lies on the ranks."""
         self._set(plan=plan)
+
+    def resolved(self, resolved: ResolvedInfo) -> None:
+        """Tell by what is trained."""
+        self._set(resolved=resolved)
+        log.info("training by: %s", ", ".join(f"{name} {value}" for name, value in resolved.to_wire().items()))
 
     def step(self, record: StepRecord, total_steps: int) -> None:
         """Tell of a finished step."""

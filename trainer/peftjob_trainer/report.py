@@ -122,8 +122,11 @@ def tables(run: RunConfig, plan: PlanInfo, history: History, metrics: dict[str, 
     ]
     how = [
         ("Steps", f"{metrics['steps']}" + (f", best {metrics['bestStep']}" if "bestStep" in metrics else "")),
-        ("Batch", f"{training.batch_size} examples per step"),
-        ("Learning rate", f"{training.learning_rate:g}, {training.schedule}, warm-up {training.warmup_ratio:.0%}"),
+        ("Batch", f"{_shown(training.batch_size)} examples per step"),
+        (
+            "Learning rate",
+            f"{_shown(training.learning_rate)}, {training.schedule}, warm-up {training.warmup_ratio:.0%}",
+        ),
         ("Seed", f"{training.seed}"),
         ("Ranks", f"{plan.ranks} on {spec.workers.nodes} node" + ("s" if spec.workers.nodes > 1 else "")),
         ("Base on each rank", f"{plan.base_bytes_per_rank / 2**20:,.1f} MiB (shard group {plan.shard_group})"),

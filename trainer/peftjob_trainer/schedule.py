@@ -2,10 +2,10 @@
 
 import math
 
-from peftjob_api.training_spec import TrainingSpec
+from .resolve import ResolvedTraining
 
 
-def learning_rate(training: TrainingSpec, step: int, total_steps: int) -> float:
+def learning_rate(training: ResolvedTraining, step: int, total_steps: int) -> float:
     """Return the learning rate of a step, counted from 1.
 
     As in transformers' schedulers, the first step of a warm-up has the rate 0 and the warm-up's length is rounded up.

@@ -5,6 +5,7 @@ import os
 import signal
 import tempfile
 import warnings
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +32,7 @@ from .planning import Inputs, Option, estimate, settle, topology_of
 from .progress import Progress, serve
 from .publish import find_published, publish
 from .report import write_report
+from .resolve import ResolvedSpec, fit_length, read_facts, resolve, told_of
 from .sharding import Base, Groups, Sharded, open_groups
 from .sharding.process_groups import COLLECTIVE_TIMEOUT
 from .storage import open_store
@@ -65,13 +67,16 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
     Raises:
         TrainerError: For everything that is foreseen.
     """
-    spec = go.run.spec
-    device = choose_device(spec, place)
-    precision = choose_precision(spec, device)
+    device = choose_device(go.run.spec, place)
+    precision = choose_precision(go.run.spec, device)
     quiet_libraries()
     progress.phase("Loading")
     tokenizer = load_tokenizer(go.model)
-    splits = load_splits(spec, tokenizer, spec.storage, go.work)  # before the rendezvous: bad data is told at once
+    spec, splits = load_data(
+        go.run.spec, tokenizer, go.model, go.work
+    )  # before the rendezvous: bad data is told at once
+    go = replace(go, run=go.run.model_copy(update={"spec": spec}))
+    progress.resolved(told_of(spec, precision))
     inputs = Inputs(go.model, tokenizer.pad_token_id, precision, splits)
     demand = estimate(spec, inputs) if place.rank == 0 else None
     store = connect(place, device)
@@ -169,6 +174,24 @@ def load_tokenizer(folder: Path) -> Any:
             f"{folder}: the tokenizer has no token to pad with: set pad_token in its tokenizer_config.json",
         )
     return tokenizer
+
+
+def load_data(spec: PeftJobSpec, tokenizer: Any, model: Path, work: Path) -> tuple[ResolvedSpec, Splits]:
+    """Return the data, and the spec with what it leaves open chosen for them.
+
+    Args:
+        spec: Of the job.
+        tokenizer: Of the base.
+        model: Folder with the base's config.
+        work: Where remote files are copied to.
+
+    Raises:
+        TrainerError: See `load_splits`.
+    """
+    facts = read_facts(model, tokenizer, spec.base_model.uri)
+    fitting = fit_length(spec, facts)
+    splits = load_splits(fitting, tokenizer, spec.storage, work)
+    return resolve(fitting, facts, len(splits.train.examples)), splits
 
 
 def connect(place: Place, device: torch.device) -> Any:

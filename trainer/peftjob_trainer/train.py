@@ -24,6 +24,7 @@ from .history import METRIC_KEYS, EvalRecord, History, StepRecord, deciding_metr
 from .methods import Method
 from .order import DEFAULT_MICRO_BATCH, global_batch, length_of
 from .progress import Progress
+from .resolve import ResolvedSpec
 from .schedule import learning_rate
 from .sharding import Sharded, measured
 from .stopping import Patience, evaluates_after
@@ -37,7 +38,7 @@ MEASURED_STEP: Final = 3
 class Run:
     """What the loop works on."""
 
-    spec: PeftJobSpec
+    spec: ResolvedSpec
     task: Task
     splits: Splits
     sharded: Sharded

@@ -6,6 +6,15 @@ from peftjob_testkit.decisions import Case, every
 
 GANG = [worker(0), worker(1)]
 PLAN = {"shardGroup": "Full", "ranks": 2, "baseParameters": 10, "baseBytesPerRank": 20, "trainableParameters": 1}
+RESOLVED = {
+    "method": "LoRA",
+    "precision": "FP32",
+    "maxLength": 64,
+    "batchSize": 16,
+    "microBatchSize": 8,
+    "learningRate": 0.001,
+    "epochs": 3.0,
+}
 SUSPENDED = condition("Suspended", "True", "Suspended", "spec.suspend is true: no workers, until it is false")
 HELD = condition("WorkersReady", "False", "Suspended", "spec.suspend is true: no workers, until it is false")
 QUEUED = condition("Suspended", "True", "Queued", "a queue holds tune-1 back")
@@ -114,6 +123,14 @@ WORK = [
         want_no_write=True,
     ),
     Case("the plan", peftjob(running()), [child_job()], GANG, seen=said(plan=PLAN), want_status={"plan": PLAN}),
+    Case(
+        "by what is trained",
+        peftjob(running(plan=PLAN)),
+        [child_job()],
+        GANG,
+        seen=said(resolved=RESOLVED),
+        want_status={"plan": PLAN, "resolved": RESOLVED},
+    ),
     Case(
         "a worker that ends first leaves the gang running",
         peftjob(running()),

@@ -11,7 +11,7 @@ from peftjob_trainer.order import Length, deal_by_length, global_batch, length_o
 @pytest.mark.parametrize(
     ("examples", "batch", "epochs", "max_steps", "want"),
     [
-        (512, 32, None, None, Length(16, 48)),
+        (512, 32, 3.0, None, Length(16, 48)),
         (512, 32, 1.0, None, Length(16, 16)),
         (500, 32, 1.0, None, Length(16, 16)),
         (300, 10, 0.1, None, Length(30, 3)),
@@ -21,7 +21,7 @@ from peftjob_trainer.order import Length, deal_by_length, global_batch, length_o
         (10, 1, 0.001, None, Length(10, 1)),
     ],
     ids=[
-        "three epochs by default",
+        "three epochs",
         "one epoch",
         "a short last batch is a step",
         "a part of an epoch, exact in decimal",

@@ -12,6 +12,7 @@ from peftjob_api import PeftJobSpec
 
 from ..data import Example, Sample, Splits
 from ..order import DEFAULT_MICRO_BATCH, pack
+from ..resolve import ResolvedSpec
 from ..sharding.zero3 import blocks
 from ..tasks import Task, task_of
 from ..tasks.common import TOKEN
@@ -54,7 +55,7 @@ class Inputs:
         return chosen.get(spec.training.precision, self.automatic)
 
 
-def estimate(spec: PeftJobSpec, inputs: Inputs) -> Demand:
+def estimate(spec: ResolvedSpec, inputs: Inputs) -> Demand:
     """Return what a job needs; takes about a second, whatever the size of the model.
 
     Raises:
@@ -79,7 +80,7 @@ def estimate(spec: PeftJobSpec, inputs: Inputs) -> Demand:
     )
 
 
-def step_peak(model: Any, spec: PeftJobSpec, inputs: Inputs) -> tuple[Peak, bool]:
+def step_peak(model: Any, spec: ResolvedSpec, inputs: Inputs) -> tuple[Peak, bool]:
     """Return the peak of training and evaluations together, and whether it is a guess."""
     task = inputs.task(spec)
     accelerated = bool(spec.workers.accelerators)
@@ -102,7 +103,7 @@ def rough_peak(model: Any, batch: Batch) -> Peak:
     return Peak(kept, kept + 2 * largest)
 
 
-def largest_batches(spec: PeftJobSpec, splits: Splits | None, task: Task) -> tuple[Batch, Batch | None]:
+def largest_batches(spec: ResolvedSpec, splits: Splits | None, task: Task) -> tuple[Batch, Batch | None]:
     """Return the most that a rank computes at once in training, and in an evaluation if there is any; pure."""
     training, world = spec.training, spec.workers.world_size
     micro = training.micro_batch_size or min(DEFAULT_MICRO_BATCH, training.batch_size)

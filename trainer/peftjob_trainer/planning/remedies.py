@@ -6,10 +6,11 @@ Pure but for the estimates of changed jobs, which the caller provides. Called by
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from peftjob_api import PeftJobSpec, Reason
+from peftjob_api import Reason
 
 from ..exits import TrainerError
 from ..order import DEFAULT_MICRO_BATCH
+from ..resolve import ResolvedSpec
 from .choose import RESERVE, Option, choose, named, options, size, topology_of, usable
 from .demand import Demand
 from .memory import LAUNCHER
@@ -19,11 +20,11 @@ _MAX_NODES: Final = 1024
 _SHORTER: Final = (2, 4)
 """By which maxLength is divided, until it fits."""
 
-Estimate = Callable[[PeftJobSpec], Demand]
-Change = tuple[str, PeftJobSpec]
+Estimate = Callable[[ResolvedSpec], Demand]
+Change = tuple[str, ResolvedSpec]
 
 
-def does_not_fit(spec: PeftJobSpec, found: Sequence[Option], demand: Demand, estimate: Estimate) -> TrainerError:
+def does_not_fit(spec: ResolvedSpec, found: Sequence[Option], demand: Demand, estimate: Estimate) -> TrainerError:
     """Return the error that says what a job needs, what there is, and what would fit.
 
     Args:
@@ -43,10 +44,10 @@ def does_not_fit(spec: PeftJobSpec, found: Sequence[Option], demand: Demand, est
     )
 
 
-def _changes(spec: PeftJobSpec, demand: Demand, memory: int, estimate: Estimate) -> Iterator[str]:
+def _changes(spec: ResolvedSpec, demand: Demand, memory: int, estimate: Estimate) -> Iterator[str]:
     """Yield changes each of which alone makes the job fit; failing that, all that save memory together."""
 
-    def fits(changed: PeftJobSpec, needed: Demand | None = None) -> bool:
+    def fits(changed: ResolvedSpec, needed: Demand | None = None) -> bool:
         needed = needed or estimate(changed)
         return choose(options(needed, topology_of(changed), memory, changed.sharding)) is not None
 
@@ -67,12 +68,12 @@ def _changes(spec: PeftJobSpec, demand: Demand, memory: int, estimate: Estimate)
         yield from (f"{nodes} with {saved}" for nodes in _least_nodes(everything, needed, memory))
 
 
-def _other_group(spec: PeftJobSpec) -> Iterator[Change]:
+def _other_group(spec: ResolvedSpec) -> Iterator[Change]:
     if spec.sharding != "Auto":
         yield "sharding Auto", spec.model_copy(update={"sharding": "Auto"})
 
 
-def _least_nodes(spec: PeftJobSpec, demand: Demand, memory: int) -> Iterator[str]:
+def _least_nodes(spec: ResolvedSpec, demand: Demand, memory: int) -> Iterator[str]:
     """Yield the least number of nodes that is enough, if there is one; only `Auto` and `Full` gain from more."""
     if spec.sharding not in ("Auto", "Full"):
         return
@@ -82,7 +83,7 @@ def _least_nodes(spec: PeftJobSpec, demand: Demand, memory: int) -> Iterator[str
             return
 
 
-def _savings(spec: PeftJobSpec) -> Iterator[list[Change]]:
+def _savings(spec: ResolvedSpec) -> Iterator[list[Change]]:
     """Yield ladders of changes that save memory on each rank; of each the first that fits is the one to name."""
     training = spec.training
     if not training.gradient_checkpointing:
@@ -96,12 +97,12 @@ def _savings(spec: PeftJobSpec) -> Iterator[list[Change]]:
     yield [(f"dataset.maxLength {n}", _changed(spec, "dataset", max_length=n)) for n in shorter if n >= 4]
 
 
-def _frugal(spec: PeftJobSpec) -> PeftJobSpec:
+def _frugal(spec: ResolvedSpec) -> ResolvedSpec:
     """Return a spec with everything that saves memory and leaves the data as it is."""
     return _changed(spec, "training", gradient_checkpointing=True, micro_batch_size=1, precision="BF16")
 
 
-def _more_memory(spec: PeftJobSpec, peak: int) -> str:
+def _more_memory(spec: ResolvedSpec, peak: int) -> str:
     """Say how much memory this very job needs."""
     each = peak / (1 - RESERVE)
     if spec.workers.accelerators:
@@ -110,6 +111,6 @@ def _more_memory(spec: PeftJobSpec, peak: int) -> str:
     return f"{size(pod)} of memory for each pod (the container's limit in spec.workers.podTemplate)"
 
 
-def _changed(spec: PeftJobSpec, part: str, **fields: Any) -> PeftJobSpec:
+def _changed(spec: ResolvedSpec, part: str, **fields: Any) -> ResolvedSpec:
     """Return a spec with other values in one of its parts."""
     return spec.model_copy(update={part: getattr(spec, part).model_copy(update=fields)})

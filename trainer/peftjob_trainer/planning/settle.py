@@ -11,9 +11,10 @@ from typing import Any, Final
 
 import torch
 import torch.distributed as dist
-from peftjob_api import PeftJobSpec, Reason
+from peftjob_api import Reason
 
 from ..exits import TrainerError
+from ..resolve import ResolvedSpec
 from ..sharding.groups import ShardGroup
 from .choose import Option, choose, options, size, spending, table, topology_of
 from .demand import Demand, Parts
@@ -29,7 +30,7 @@ _TIMEOUT: Final = timedelta(minutes=10)
 
 
 def settle(
-    spec: PeftJobSpec, demand: Demand | None, inputs: Inputs, store: Any, device: torch.device, ranks_here: int
+    spec: ResolvedSpec, demand: Demand | None, inputs: Inputs, store: Any, device: torch.device, ranks_here: int
 ) -> Option:
     """Return the option that all ranks take.
 
@@ -55,7 +56,7 @@ def settle(
     return Option(ShardGroup(**said["group"]), Parts(**said["parts"]), said["memory"], said["spare"])
 
 
-def _decide(spec: PeftJobSpec, demand: Demand, inputs: Inputs, memory: int) -> dict[str, Any]:
+def _decide(spec: ResolvedSpec, demand: Demand, inputs: Inputs, memory: int) -> dict[str, Any]:
     """Return the option that is taken, or the message that none can be; log the table.
 
     A group that the user names holds as little as it can; one that is chosen uses the memory that there is.

@@ -33,12 +33,24 @@ def make_skeleton(folder: Path, uri: str, dtype: torch.dtype, auto_class: Any, *
     Raises:
         TrainerError: `INVALID_CONFIG`: transformers does not know the model, or not for this task, or it is quantised.
     """
+    config = read_config(folder, uri, **settings)
     try:
-        config = AutoConfig.from_pretrained(folder, **settings)
         if getattr(config, "quantization_config", None) is not None:
             raise ValueError("its weights are quantised: use the model that it was made from")
         with torch.device("meta"), meta_device_safe_creation_ops(), no_tie_weights():
             return auto_class.from_config(config, dtype=dtype)
+    except (ValueError, OSError, KeyError) as error:
+        raise TrainerError(Reason.INVALID_CONFIG, f"{uri}: transformers cannot make this model ({error})") from error
+
+
+def read_config(folder: Path, uri: str, **settings: Any) -> Any:
+    """Return a model's config.
+
+    Raises:
+        TrainerError: `INVALID_CONFIG`: transformers does not know the model.
+    """
+    try:
+        return AutoConfig.from_pretrained(folder, **settings)
     except (ValueError, OSError, KeyError) as error:
         raise TrainerError(Reason.INVALID_CONFIG, f"{uri}: transformers cannot make this model ({error})") from error
 

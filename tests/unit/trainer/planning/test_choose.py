@@ -31,8 +31,8 @@ def spec(nodes: int = 2, gpus: int = 4, sharding: str = "Auto", **training: Any)
     return PeftJobSpec.model_validate(
         {
             "baseModel": {"uri": "s3://models/base"},
-            "dataset": {"train": "s3://data/train.jsonl"},
-            "training": training,
+            "dataset": {"train": "s3://data/train.jsonl", "maxLength": 512},
+            "training": {"batchSize": 32, **training},
             "workers": {"nodes": nodes, "gpusPerNode": gpus},
             "sharding": sharding,
             "output": {"uri": "s3://adapters/out"},

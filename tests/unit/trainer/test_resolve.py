@@ -1,0 +1,115 @@
+"""What a job leaves open, and what is chosen for it."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import pytest
+import torch
+from peftjob_api import PeftJobSpec
+from peftjob_api.method_spec import MethodSpec
+from peftjob_trainer.resolve import Facts, fit_length, read_facts, resolve, told_of
+from transformers import AutoConfig
+
+WIDE = Facts(2048, None)
+
+
+def spec(method: str = "LoRA", max_length: int = 1024, **training: Any) -> PeftJobSpec:
+    return PeftJobSpec.model_validate(
+        {
+            "baseModel": {"uri": "s3://models/base"},
+            "method": {"type": method},
+            "dataset": {"train": "s3://data/train.jsonl", "maxLength": max_length},
+            "training": training,
+            "output": {"uri": "s3://adapters/out"},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("examples", "given", "want"),
+    [
+        (64, {}, (16, 20.0)),
+        (500, {}, (16, 10.0)),
+        (1_600, {}, (16, 3.0)),
+        (10_000, {}, (32, 3.0)),
+        (200_000, {}, (64, 3.0)),
+        (1_000_000, {}, (64, 1.28)),
+        (10_000_000, {}, (64, 1.0)),
+        (None, {}, (32, 3.0)),
+        (64, {"batchSize": 8}, (8, 20.0)),
+        (64, {"epochs": 2}, (16, 2.0)),
+        (64, {"maxSteps": 7}, (16, None)),
+        (64, {"microBatchSize": 24}, (24, 20.0)),
+    ],
+    ids=[
+        "64 labelled examples are seen twenty times",
+        "hundreds, until there were 300 steps",
+        "thousands, three times",
+        "tens of thousands in larger batches",
+        "hundreds of thousands in still larger ones",
+        "a million not all twice",
+        "ten millions once",
+        "nothing is known of the data",
+        "a batch that is given",
+        "epochs that are given",
+        "steps that are given",
+        "a batch holds a micro batch that is given",
+    ],
+)
+def test_batch_and_epochs(examples: int | None, given: dict[str, Any], want: tuple[int, float | None]) -> None:
+    found = resolve(spec(**given), WIDE, examples).training
+    assert (found.batch_size, found.epochs) == want
+    assert found.max_steps == given.get("maxSteps")
+
+
+@pytest.mark.parametrize(("width", "want"), [(2048, 5e-4), (384, 1.2e-3), (4096, 3.5e-4), (8192, 2.5e-4)])
+def test_a_wider_model_learns_in_smaller_steps(width: int, want: float) -> None:
+    assert resolve(spec(), Facts(width, None), 100).training.learning_rate == want
+    assert resolve(spec(learningRate=0.01), Facts(width, None), 100).training.learning_rate == 0.01
+
+
+def test_every_method_has_a_learning_rate() -> None:
+    for method in get_args(MethodSpec.model_fields["type"].annotation):
+        assert 0 < resolve(spec(method), WIDE, 100).training.learning_rate < 1
+
+
+def test_what_is_said_stays() -> None:
+    said = spec(batchSize=48, learningRate=0.01, epochs=2, weightDecay=0.1, evaluation=None, seed=7)
+    found = resolve(said, WIDE, 10)
+    assert found.to_wire() == said.to_wire()
+
+
+def test_examples_are_no_longer_than_the_model_takes() -> None:
+    assert fit_length(spec(), Facts(384, 512)).dataset.max_length == 512
+    assert fit_length(spec(max_length=100), Facts(384, 512)).dataset.max_length == 100
+    assert fit_length(spec(), Facts(384, None)).dataset.max_length == 1024
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "limit", "want"),
+    [
+        ("llama", {"hidden_size": 96, "max_position_embeddings": 4096}, 10**30, Facts(96, 4096)),
+        ("gpt2", {"n_embd": 48, "n_positions": 256}, 10**30, Facts(48, 256)),
+        ("t5", {"d_model": 64}, 512, Facts(64, 512)),
+        ("roberta", {"hidden_size": 32, "max_position_embeddings": 514}, 512, Facts(32, 512)),
+    ],
+    ids=["llama", "names of its own", "relative positions, a tokenizer with a limit", "positions kept for padding"],
+)
+def test_facts_of_models(tmp_path: Path, kind: str, settings: dict[str, Any], limit: int, want: Facts) -> None:
+    AutoConfig.for_model(kind, **settings).save_pretrained(tmp_path)
+    assert read_facts(tmp_path, SimpleNamespace(model_max_length=limit), "file:///model") == want
+
+
+def test_the_status_tells_it() -> None:
+    told = told_of(resolve(spec(), WIDE, 64), torch.bfloat16).to_wire()
+    assert json.loads(json.dumps(told)) == {
+        "method": "LoRA",
+        "precision": "BF16",
+        "maxLength": 1024,
+        "batchSize": 16,
+        "microBatchSize": 8,
+        "learningRate": 5e-4,
+        "epochs": 20.0,
+    }

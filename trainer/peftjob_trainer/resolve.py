@@ -1,0 +1,145 @@
+"""What a job leaves open, chosen from its method, its model and its data. Called by `session` and `plan`.
+
+docs/choosing.md argues each rule. What is chosen goes into the log, the status and the report: nothing stays hidden.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from peftjob_api import PeftJobSpec, ResolvedInfo
+from peftjob_api.training_spec import TrainingSpec
+
+from .order import DEFAULT_MICRO_BATCH
+from .sharding.skeleton import read_config
+
+_RATE: Final = 5e-4
+"""Of LoRA on a model whose hidden states are `_WIDTH` wide, with alpha twice the rank."""
+_WIDTH: Final = 2048
+_RATES: Final = {"LoRA": 1.0}
+"""Method -> its learning rate by that of LoRA."""
+_SMALL_BATCH, _BATCH, _LARGE_BATCH = 16, 32, 64
+_FEW, _USUAL, _MANY = 2_000, 10_000, 50_000
+"""Examples up to which a batch is small, and from which on it is large."""
+_EPOCHS: Final = 3.0
+_LEAST_STEPS, _MOST_STEPS = 300, 20_000
+"""Few examples are seen more often, up to `_MOST_EPOCHS`; of very many not all are seen more than once."""
+_MOST_EPOCHS: Final = 20.0
+
+
+_WIDTHS: Final = ("hidden_size", "d_model", "n_embd")
+_POSITIONS: Final = ("max_position_embeddings", "n_positions")
+"""What configs call these."""
+_NO_LIMIT: Final = 10**9
+"""Tokenizers without a limit give a larger one."""
+
+
+class ResolvedTraining(TrainingSpec):
+    """`spec.training` with nothing left open."""
+
+    batch_size: int
+    learning_rate: float
+
+
+class ResolvedSpec(PeftJobSpec):
+    """A spec with nothing left open that training needs."""
+
+    training: ResolvedTraining
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of the base model."""
+
+    width: int
+    """Of its hidden states."""
+    positions: int | None
+    """Most tokens that it takes; None: no bound is known."""
+
+
+def read_facts(folder: Path, tokenizer: Any, uri: str) -> Facts:
+    """Read what is known of a base model.
+
+    Args:
+        folder: With its config.
+        tokenizer: Of the model.
+        uri: Of the model, for messages.
+
+    Raises:
+        TrainerError: `INVALID_CONFIG`: transformers does not know the model.
+    """
+    config = read_config(folder, uri).get_text_config()
+    width = next((getattr(config, name) for name in _WIDTHS if hasattr(config, name)), _WIDTH)
+    limits = [getattr(config, name, None) for name in _POSITIONS] + [getattr(tokenizer, "model_max_length", None)]
+    known = [limit for limit in limits if limit is not None and 0 < limit < _NO_LIMIT]
+    return Facts(width, min(known, default=None))
+
+
+def fit_length(spec: PeftJobSpec, facts: Facts) -> PeftJobSpec:
+    """Return a spec whose examples are no longer than the model takes."""
+    if facts.positions is None or spec.dataset.max_length <= facts.positions:
+        return spec
+    shorter = spec.dataset.model_copy(update={"max_length": facts.positions})
+    return spec.model_copy(update={"dataset": shorter})
+
+
+def resolve(spec: PeftJobSpec, facts: Facts, examples: int | None) -> ResolvedSpec:
+    """Return the spec with a batch size, a learning rate and a length of training.
+
+    Args:
+        spec: Of the job; what it says stays.
+        facts: Of its base model.
+        examples: In the training data; None: as usual.
+    """
+    training = spec.training
+    examples = _USUAL if examples is None else examples
+    batch = training.batch_size or max(_batch(examples), training.micro_batch_size or 1)
+    rate = training.learning_rate or _rate(spec.method.type, facts.width)
+    epochs = training.epochs
+    if epochs is None and training.max_steps is None:
+        epochs = _epochs(examples, batch)
+    wire = {**training.to_wire(), "batchSize": batch, "learningRate": rate}
+    chosen = ResolvedTraining.model_validate(wire if epochs is None else {**wire, "epochs": epochs})
+    return ResolvedSpec.model_construct(**{**dict(spec), "training": chosen})
+
+
+def told_of(spec: ResolvedSpec, precision: torch.dtype) -> ResolvedInfo:
+    """Return what the status says of a spec.
+
+    Args:
+        spec: With nothing left open.
+        precision: Of the base and the computation, which `Auto` leaves open.
+    """
+    training = spec.training
+    return ResolvedInfo(
+        batch_size=training.batch_size,
+        micro_batch_size=training.micro_batch_size or min(DEFAULT_MICRO_BATCH, training.batch_size),
+        learning_rate=training.learning_rate,
+        epochs=training.epochs,
+        max_steps=training.max_steps,
+        max_length=spec.dataset.max_length,
+        precision="BF16" if precision == torch.bfloat16 else "FP32",
+        method=spec.method.type,
+    )
+
+
+def _batch(examples: int) -> int:
+    if examples <= _FEW:
+        return _SMALL_BATCH
+    return _BATCH if examples <= _MANY else _LARGE_BATCH
+
+
+def _rate(method: str, width: int) -> float:
+    """Return a learning rate, rounded to two digits: smaller for a wider model, by the square root."""
+    rate = _RATE * _RATES[method] * math.sqrt(_WIDTH / width)
+    digits = 1 - math.floor(math.log10(rate))
+    return round(rate, digits)
+
+
+def _epochs(examples: int, batch: int) -> float:
+    """Return three epochs, or as many as make enough steps, or as few as make not too many."""
+    per_epoch = math.ceil(examples / batch)
+    most = max(1.0, min(_EPOCHS, _MOST_STEPS / per_epoch))
+    return round(min(_MOST_EPOCHS, max(most, math.ceil(_LEAST_STEPS / per_epoch))), 2)

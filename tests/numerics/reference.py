@@ -122,6 +122,8 @@ def train(body: dict[str, Any], initial: dict[str, torch.Tensor], folder: Path, 
     model = parts.model()
     accumulation = training.batch_size // (training.micro_batch_size or 8)
     config = method.config(model)
+    if hasattr(config, "orth_reg_weight"):
+        config.orth_reg_weight /= accumulation  # else peft would count the penalty once for each micro step
     model = get_peft_model(model, config)
     own = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert own.keys() == initial.keys()

@@ -58,7 +58,10 @@ ROWS = (
     Row("DoRA", _lora(dora=True)),
     Row("PiSSA", _lora(initialisation="PiSSA"), file_ratio=2.0),
     Row("OLoRA", _lora(initialisation="OLoRA", rankPattern={"v_proj": 2}), file_ratio=2.0),
-    Row("AdaLoRA", {"type": "AdaLoRA", "adalora": {"rank": 2, "initialRank": 4, "allocateEverySteps": 3}}),
+    Row(
+        "AdaLoRA",
+        {"type": "AdaLoRA", "adalora": {"rank": 2, "initialRank": 4, "allocateEverySteps": 3, "orthogonality": 0.05}},
+    ),
     Row("VeRA", {"type": "VeRA", "vera": {"rank": 16}}, rate=5e-2),
     Row("LoHa", {"type": "LoHa", "loha": {"rank": 4}}),
     Row("LoKr", {"type": "LoKr", "lokr": {"rank": 2}}),

@@ -24,6 +24,12 @@ def test_the_loss_falls(row: Row, precision: str, adapted: Any) -> None:
     assert sum(losses[-EPOCH:]) < methods.FALLEN * sum(losses[:EPOCH])
 
 
+@pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in ROWS])
+def test_a_bf16_base_costs_no_more_than_its_digits(row: Row, adapted: Any) -> None:
+    exact, rounded = (adapted[0][run_name(row, precision)]["losses"] for precision in PRECISIONS)
+    assert rounded == pytest.approx(exact, rel=0.02)
+
+
 def assert_sharded(name: str, adapted: Any) -> None:
     """Check that a run's base was in two halves, no part of which stayed whole after it was computed with."""
     for rank, results in enumerate(adapted):

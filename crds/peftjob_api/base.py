@@ -49,6 +49,8 @@ def check_rules(model: Any, rules: Sequence[Rule]) -> None:
 
 def _as_stored(value: Any) -> Any:
     """Return a number without a fraction as an integer: JSON does not tell 8.0 from 8, and neither does kubectl."""
+    if isinstance(value, Mapping):
+        return {key: _as_stored(item) for key, item in value.items()}
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

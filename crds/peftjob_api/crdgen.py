@@ -1,4 +1,4 @@
-"""Write what is generated from the API's models: the CRD, the chart's copy of it, and docs/api.md.
+"""Write what is generated from the API's models: the CRD, the chart's copy of it, docs/api.md and docs/methods.md.
 
     python -m peftjob_api.crdgen            # write
     python -m peftjob_api.crdgen --check    # exit 1 when a committed file differs
@@ -15,6 +15,7 @@ import yaml
 
 from . import constants
 from .crdgen_docs import api_reference
+from .crdgen_methods import methods_page
 from .crdgen_schema import Schema, structural_schema
 from .peftjob import NAME_RULES, TRANSITION_RULES
 from .spec import PeftJobSpec
@@ -25,6 +26,7 @@ _FILE = f"{constants.GROUP}_{constants.PLURAL}.yaml"
 CRD_PATH = f"crds/{_FILE}"
 CHART_PATH = f"charts/peftjob-operator/files/{_FILE}"
 DOCS_PATH = "docs/api.md"
+METHODS_PATH = "docs/methods.md"
 _HEADER = "# Generated from crds/peftjob_api by `make generate`: change the models, not this file.\n"
 
 # name, type, JSONPath; what comes after AGE is shown by `-o wide` only.
@@ -115,7 +117,12 @@ class _Dumper(yaml.SafeDumper):
 def generated() -> dict[str, str]:
     """Return the text of every generated file by its path in the repository."""
     document = _HEADER + yaml.dump(crd(), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
-    return {CRD_PATH: document, CHART_PATH: document, DOCS_PATH: api_reference(resource_schema())}
+    return {
+        CRD_PATH: document,
+        CHART_PATH: document,
+        DOCS_PATH: api_reference(resource_schema()),
+        METHODS_PATH: methods_page(),
+    }
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -26,6 +26,7 @@ _PLAIN = frozenset(
         "maxLength",
         "minItems",
         "maxItems",
+        "minProperties",
         "maxProperties",
     }
 )

@@ -20,6 +20,7 @@ from .forms import (
     uri_rules,
 )
 from .method_spec import MethodSpec
+from .pairs import pair_rules
 from .task_spec import TaskSpec
 from .training_spec import TrainingSpec
 
@@ -182,6 +183,7 @@ class PeftJobSpec(ApiModel):
     """ttlSecondsAfterFinished deletes the PeftJob so long after it finished; the adapter stays."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
+        *pair_rules(),
         Rule(
             "self.task.type != 'SequenceClassification' || "
             "!(has(self.dataset.columns.prompt) || has(self.dataset.columns.messages))",

@@ -21,7 +21,7 @@ def write_tokenizer(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", pad_token="<pad>").save_pretrained(folder)
 
 
-def write_llama(folder: Path, *, layers: int = 2, tied: bool = False) -> None:
+def write_llama(folder: Path, *, layers: int = 2, tied: bool = False, spread: float = 0.02) -> None:
     """Write a random decoder whose embeddings are small beside its blocks."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -35,19 +35,20 @@ def write_llama(folder: Path, *, layers: int = 2, tied: bool = False) -> None:
         eos_token_id=1,
         pad_token_id=0,
         tie_word_embeddings=tied,
+        initializer_range=spread,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     write_tokenizer(folder)
 
 
-def write_bert(folder: Path, *, poisoned: bool = False) -> None:
+def write_bert(folder: Path, *, layers: int = 2, poisoned: bool = False, spread: float = 0.02) -> None:
     """Write a random encoder without a head; a poisoned one has a weight that is not finite."""
     import torch
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(1)
     dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    model = BertModel(BertConfig(**SIZES, **dropout, num_hidden_layers=2))
+    model = BertModel(BertConfig(**SIZES, **dropout, num_hidden_layers=layers, initializer_range=spread))
     if poisoned:
         model.encoder.layer[0].output.dense.weight.data[0, 0] = float("inf")
     model.save_pretrained(folder)
@@ -59,9 +60,9 @@ def words(chance: random.Random, count: int) -> str:
     return " ".join(chance.choice(["red", "green", "a", "houses", "on", "winter"]) for _ in range(count))
 
 
-def write_completions(path: Path, rows: int) -> None:
+def write_completions(path: Path, rows: int, seed: int = 3) -> None:
     """Write prompts and completions; the completions have 1 to 12 words."""
-    chance = random.Random(3)
+    chance = random.Random(seed)
     lines = [
         {"prompt": words(chance, 2), "completion": " " + words(chance, chance.randint(1, 12))} for _ in range(rows)
     ]

@@ -106,7 +106,7 @@ def train(run: Run) -> History:
 def forward_backward(run: Run, step: int, batch: list[Sample]) -> float:
     """Compute this rank's share of a global batch; return its share of the loss, leave that of the gradients."""
     supervised = max(1, sum(run.task.count(example) for example in batch))
-    total = torch.zeros((), device=run.device)
+    total = penalise(run)
     for micro, (_, tensors) in enumerate(run.batching.micro_batches(batch)):
         reseed(run.spec.training.seed, step, micro, dist.get_rank())
         with run.sharded.autocast():
@@ -115,6 +115,15 @@ def forward_backward(run: Run, step: int, batch: list[Sample]) -> float:
         run.sharded.backward(loss)
         total += loss.detach()
     return float(total)
+
+
+def penalise(run: Run) -> torch.Tensor:
+    """Return this rank's share of the method's penalty, and leave that of the gradients: rank 0 has all of it."""
+    penalty = run.method.penalty(run.sharded.model) if dist.get_rank() == 0 else None
+    if penalty is None:
+        return torch.zeros((), device=run.device)
+    penalty.backward()
+    return penalty.detach()
 
 
 def reseed(seed: int, step: int, micro: int, rank: int) -> None:

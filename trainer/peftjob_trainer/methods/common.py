@@ -11,12 +11,9 @@ from typing import Any
 import torch
 from peft import TaskType, get_peft_model
 from peftjob_api import PeftJobSpec, Reason
-from peftjob_api.method_spec import ALL_LINEAR
 
 from ..exits import TrainerError
 from ..sharding import Values
-
-_MAX_SHOWN = 20
 
 
 class Method(ABC):
@@ -36,7 +33,7 @@ class Method(ABC):
 
     @abstractmethod
     def config(self, model: Any) -> Any:
-        """Return peft's config.
+        """Return peft's config, as a user of peft would write it.
 
         Raises:
             TrainerError: The method does not go with this model.
@@ -47,11 +44,22 @@ class Method(ABC):
 
         Args:
             model: From transformers; its own parameters have no data yet, or are partitioned already.
+
+        Raises:
+            TrainerError: The method does not go with this model.
         """
-        config = self.config(model)
+        return self.put_in(model, self.config(model))
+
+    def put_in(self, model: Any, config: Any) -> Any:
+        """Return the model with what a config of peft's says in it; see `inject`."""
         torch.manual_seed(self.spec.training.seed)
-        # Adapters of a bf16 base become fp32.
-        return get_peft_model(model, config, autocast_adapter_dtype=True)
+        try:
+            # Adapters of a bf16 base become fp32.
+            return get_peft_model(model, config, autocast_adapter_dtype=True)
+        except (ValueError, TypeError, NotImplementedError) as error:  # of peft: what its method cannot take
+            raise TrainerError(
+                Reason.INVALID_CONFIG, f"spec.method {self.spec.method.type} does not go with this model: {error}"
+            ) from error
 
     def initialise(self, model: Any, values: Values) -> None:  # noqa: B027 (most have nothing to do)
         """Set new parameters that depend on the base's numbers, which are read here; collective. Most have none.
@@ -60,6 +68,10 @@ class Method(ABC):
             model: From `inject`, prepared, before it is filled.
             values: Of the base.
         """
+
+    def penalty(self, model: Any) -> torch.Tensor | None:
+        """Return what the loss of a step is raised by, whatever the data (fp32 scalar); of trained parameters only."""
+        return None
 
     def learning_rates(self, model: Any) -> dict[str, float]:
         """Return by what the learning rate of a parameter is multiplied, by its name, where that is not 1."""
@@ -88,33 +100,3 @@ def task_type(spec: PeftJobSpec) -> TaskType:
 def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
     """Return the trained parameters by name, in an order that all ranks share."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def linear_targets(model: Any, wanted: Sequence[str], field: str) -> str | list[str]:
-    """Return peft's `target_modules` for linear modules, after a look whether they are there.
-
-    Args:
-        model: From transformers.
-        wanted: Names, last parts of dotted names, or `all-linear` alone.
-        field: Of the spec, for messages.
-
-    Raises:
-        TrainerError: `TARGET_MODULES_NOT_FOUND`.
-    """
-    if ALL_LINEAR in wanted:
-        return ALL_LINEAR
-    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    missing = [target for target in wanted if not any(_matches(name, target) for name in linear)]
-    if missing:
-        names = sorted({name.rpartition(".")[2] for name in linear})
-        shown = ", ".join(names[:_MAX_SHOWN]) + (" ..." if len(names) > _MAX_SHOWN else "")
-        raise TrainerError(
-            Reason.TARGET_MODULES_NOT_FOUND,
-            f"no linear module of the base model is named {', '.join(missing)}: set {field} to some of {shown}, or to "
-            f"{ALL_LINEAR}",
-        )
-    return list(wanted)
-
-
-def _matches(name: str, target: str) -> bool:
-    return name == target or name.endswith(f".{target}")

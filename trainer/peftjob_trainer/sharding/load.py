@@ -327,6 +327,11 @@ class Base:
         return Loaded([int(e[0]) for e in each], [float(e[1]) for e in each])
 
 
+def base_name(parameter: torch.nn.Parameter) -> str:
+    """Return the name in the base of a parameter of it, between `prepare` and `fill`."""
+    return str(getattr(parameter, _NAME))
+
+
 def _everybody() -> tuple[ShardGroup, Topology]:
     """Return a copy of the base over all ranks."""
     topology = Topology(1, dist.get_world_size())

@@ -18,6 +18,7 @@ from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from deepspeed.runtime.zero.partitioned_param_coordinator import iter_params
 from deepspeed.utils import set_z3_leaf_module, z3_leaf_module
 from deepspeed.utils.timer import NoopTimer
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 
 def zero_config(dtype: torch.dtype) -> dict[str, Any]:
@@ -184,6 +185,10 @@ class Gathering(DeepSpeedZeRoOffload):
         for block in blocks(model):
             # One gather for all of a block: an eighth of the messages, and the memory of a block instead of a module's.
             set_z3_leaf_module(block, True)
+        for module in model.modules():
+            # One of peft's reads shape or values of its base layer, which outside of a block is done by then.
+            if isinstance(module, BaseTunerLayer):
+                set_z3_leaf_module(module, True)
         super().__init__(model, timers=NoopTimer(), ds_config={}, overlap_comm=False)
         self.param_coordinator = Coordinator(room)
 

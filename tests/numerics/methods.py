@@ -1,0 +1,129 @@
+"""Every method of adaptation, and the training runs by which `test_methods` looks at it: a row for each.
+
+All runs of `write` are done by one pair of ranks, and answered by one process with plain transformers and peft. Of the
+pairs of a method and a task other than CausalLM some are run each time; with PEFTJOB_ALL_PAIRS=1 in the environment,
+all of them are (`make test-pairs`).
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tiny
+from peftjob_api.pairs import METHODS, supported
+
+STEPS = 30
+COMPARED_STEPS = 20
+"""Of them; HF Trainer stops there."""
+FALLEN = 0.95
+"""What is left of the loss in the last epoch, at most."""
+EXAMPLES, BATCH = 32, 16
+EPOCH = EXAMPLES // BATCH
+SPREAD = 0.1
+"""Of the base's weights: what is in the middle of it must matter."""
+PRECISIONS = ("FP32", "BF16")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method with settings."""
+
+    name: str
+    method: dict[str, Any]
+    """`spec.method`."""
+    rate: float = 1e-2
+    """Learning rate at its peak: by it the loss falls visibly, and not so fast that rounding is all that differs."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """Other settings of `spec.training`."""
+    file_ratio: float = 1.0
+    """Numbers in the adapter's file for each one that is trained, at most."""
+    compared: bool = True
+    """Whether plain peft has the method, so that HF Trainer can train it as well."""
+
+
+def _lora(**settings: Any) -> dict[str, Any]:
+    return {"type": "LoRA", "lora": {"rank": 4, "alpha": 8, **settings}}
+
+
+ROWS = (
+    Row("LoRA", _lora()),
+    Row(
+        "rsLoRA, LoRA+ and patterns",
+        _lora(
+            rsLoRA=True, learningRateRatio=2, rankPattern={"q_proj": 2, "mlp.up_proj": 6}, alphaPattern={"q_proj": 4}
+        ),
+        rate=3e-3,
+    ),
+    Row("DoRA", _lora(dora=True)),
+    Row("PiSSA", _lora(initialisation="PiSSA"), file_ratio=2.0),
+    Row("OLoRA", _lora(initialisation="OLoRA", rankPattern={"v_proj": 2}), file_ratio=2.0),
+    Row(
+        "AdaLoRA",
+        {"type": "AdaLoRA", "adalora": {"rank": 2, "initialRank": 4, "allocateEverySteps": 3, "orthogonality": 0.05}},
+    ),
+    Row("VeRA", {"type": "VeRA", "vera": {"rank": 16}}, rate=5e-2),
+    Row("LoHa", {"type": "LoHa", "loha": {"rank": 4}}),
+    Row("LoKr", {"type": "LoKr", "lokr": {"rank": 2}}),
+    Row("OFT", {"type": "OFT", "oft": {"blockSize": 8}}),
+    Row("IA3", {"type": "IA3"}, rate=5e-2),
+)
+
+
+TASKS = {"CausalLM": ("llama", "completions"), "SequenceClassification": ("bert", "classes")}
+"""Task -> its base model, and its data."""
+OF_METHOD = {row.method["type"]: row for row in reversed(ROWS)}
+"""Method -> the first of its rows, by which it is looked at with other tasks."""
+
+
+def pairs(*, every: bool) -> list[tuple[str, str, str]]:
+    """Return (method, task, precision) of runs with other tasks: each method with one task, and LoRA with each."""
+    others = [task for task in TASKS if task != "CausalLM"]
+    found = [(m, t, p) for m, t in supported() if t in others for p in PRECISIONS]
+    if every:
+        return found
+    return [
+        (method, task, precision)
+        for method, task, precision in found
+        if PRECISIONS.index(precision) == METHODS.index(method) % 2
+        and (method == "LoRA" or others[METHODS.index(method) % len(others)] == task)
+    ]
+
+
+PAIRS = pairs(every=os.environ.get("PEFTJOB_ALL_PAIRS") == "1")
+
+
+def run_name(row: Row, precision: str, task: str = "CausalLM") -> str:
+    """Return the name of a run."""
+    return f"{row.name} {task} {precision}"
+
+
+def write(folder: Path) -> dict[str, dict[str, Any]]:
+    """Write models and data into a folder; return name of a run -> PeftJob."""
+    tiny.write_llama(folder / "llama", layers=1, spread=SPREAD)
+    tiny.write_bert(folder / "bert", layers=1, spread=SPREAD)
+    tiny.write_completions(folder / "completions.jsonl", EXAMPLES)
+    tiny.write_completions(folder / "unseen-completions.jsonl", 9, seed=8)
+    tiny.write_classified(folder / "classes.jsonl", EXAMPLES)
+    tiny.write_classified(folder / "unseen-classes.jsonl", 9, seed=5)
+    runs = [(row, precision, "CausalLM") for row in ROWS for precision in PRECISIONS]
+    runs += [(OF_METHOD[method], precision, task) for method, task, precision in PAIRS]
+    return {run_name(*run): job(folder, *run) for run in runs}
+
+
+def job(folder: Path, row: Row, precision: str, task: str) -> dict[str, Any]:
+    """Return a PeftJob; in fp32 it takes two micro steps a rank, of samples of unequal length."""
+    model, data = TASKS[task]
+    training = {
+        "precision": precision,
+        "maxSteps": STEPS,
+        "batchSize": BATCH,
+        "microBatchSize": BATCH // 4 if precision == "FP32" else BATCH // 2,
+        "learningRate": row.rate,
+        "evaluation": {"everySteps": STEPS, "metric": "Loss"},
+        **row.training,
+    }
+    validation = {"validation": f"file://{folder}/unseen-{data}.jsonl"}
+    return tiny.job(
+        folder, model=model, kind=task, train=f"{data}.jsonl", method=row.method, training=training, dataset=validation
+    )

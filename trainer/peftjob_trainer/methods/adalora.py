@@ -1,0 +1,84 @@
+"""AdaLoRA, by peft: an update B E A whose ranks move to where they matter. Zhang et al. 2023, arXiv:2303.10512."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import AdaLoraConfig
+from peftjob_api.low_rank_methods import AdaLoRAMethod
+
+from .common import Method, task_type, trainable
+from .layers import adapted, linear_targets
+
+_ANY_TOTAL = 1000
+"""Steps, while nobody has counted the data."""
+
+
+class AdaLoRA(Method):
+    """See there for the interface."""
+
+    @property
+    def settings(self) -> AdaLoRAMethod:
+        """The method's settings."""
+        adalora = self.spec.method.settings
+        assert isinstance(adalora, AdaLoRAMethod)
+        return adalora
+
+    def config(self, model: Any) -> AdaLoraConfig:
+        """Return peft's config.
+
+        Raises:
+            TrainerError: `TARGET_MODULES_NOT_FOUND`.
+        """
+        adalora = self.settings
+        total = self.spec.training.max_steps or _ANY_TOTAL
+        first, last = _phases(adalora, total)
+        return AdaLoraConfig(
+            target_r=adalora.rank,
+            init_r=adalora.initial_rank,
+            lora_alpha=adalora.alpha,
+            lora_dropout=adalora.dropout,
+            target_modules=linear_targets(model, adalora.target_modules, "spec.method.adalora.targetModules"),
+            tinit=first,
+            tfinal=last,
+            deltaT=adalora.allocate_every_steps,
+            orth_reg_weight=adalora.orthogonality,
+            total_step=total,
+            modules_to_save=self.head or None,
+            exclude_modules=self.head or None,
+            task_type=task_type(self.spec),
+        )
+
+    def penalty(self, model: Any) -> torch.Tensor | None:
+        """Return how far the A and B are from orthogonal, on average over all of them, by the weight in the spec."""
+        distances = []
+        for name, parameter in trainable(model).items():
+            if ".lora_A." in name or ".lora_B." in name:
+                square = parameter @ parameter.T if ".lora_A." in name else parameter.T @ parameter
+                distances.append(torch.linalg.matrix_norm(square - torch.eye(len(square), device=square.device)))
+        return self.settings.orthogonality * torch.stack(distances).mean()
+
+    def after_step(self, model: Any, step: int, total_steps: int) -> None:
+        """Weigh each singular value by its gradients, and zero those beyond the step's budget."""
+        config = model.peft_config["default"]
+        config.total_step = total_steps
+        config.tinit, config.tfinal = _phases(self.settings, total_steps)
+        model.base_model.update_and_allocate(step)
+
+    def save(self, model: Any, folder: Path, base: str, revision: str | None) -> None:
+        """Write the adapter without the ranks that are zero.
+
+        Which these are is asked of the parameters: they may be those of an earlier step than the last distribution.
+        """
+        kept = {name: (layer.lora_E["default"] != 0).flatten().tolist() for name, layer in adapted(model)}
+        prefix = "base_model.model."
+        model.peft_config["default"].rank_pattern = {
+            f"{name.removeprefix(prefix)}.lora_E": ranks for name, ranks in kept.items()
+        }
+        super().save(model, folder, base, revision)
+
+
+def _phases(adalora: AdaLoRAMethod, total: int) -> tuple[int, int]:
+    """Return the steps before ranks are distributed first, and after they are last; at least one is between."""
+    first = min(int(adalora.warmup_ratio * total), total - 1)
+    return first, min(int(adalora.final_ratio * total), total - 1 - first)

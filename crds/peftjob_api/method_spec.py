@@ -4,8 +4,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from .adapter_methods import BitFitMethod, BottleneckMethod, LayerNormTuningMethod, TrainableTokensMethod
 from .base import ApiModel, Rule
 from .forms import ModuleName, variant_rules
+from .prompt_methods import PrefixTuningMethod, PromptTuningMethod, PTuningMethod
 
 ALL_LINEAR = "all-linear"
 
@@ -37,19 +39,68 @@ class LoRAMethod(ApiModel):
     )
 
 
-_VARIANTS: dict[str, tuple[str, type[ApiModel]]] = {"LoRA": ("lora", LoRAMethod)}
+_VARIANTS: dict[str, tuple[str, type[ApiModel]]] = {
+    "LoRA": ("lora", LoRAMethod),
+    "PromptTuning": ("promptTuning", PromptTuningMethod),
+    "PTuning": ("pTuning", PTuningMethod),
+    "PrefixTuning": ("prefixTuning", PrefixTuningMethod),
+    "Bottleneck": ("bottleneck", BottleneckMethod),
+    "LayerNormTuning": ("layerNormTuning", LayerNormTuningMethod),
+    "BitFit": ("bitFit", BitFitMethod),
+    "TrainableTokens": ("trainableTokens", TrainableTokensMethod),
+}
 """Type of a method -> JSON name of the field with its settings, and what these are."""
 
 
 class MethodSpec(ApiModel):
     """How the frozen model is adapted."""
 
-    type: Literal["LoRA"] = "LoRA"
+    type: Literal[
+        "LoRA",
+        "PromptTuning",
+        "PTuning",
+        "PrefixTuning",
+        "Bottleneck",
+        "LayerNormTuning",
+        "BitFit",
+        "TrainableTokens",
+    ] = "LoRA"
     """type of the method."""
     lora: LoRAMethod | None = None
     """lora holds the settings of the method `LoRA`. Default: rank 16 on all linear modules."""
+    prompt_tuning: PromptTuningMethod | None = None
+    """promptTuning holds the settings of the method `PromptTuning`."""
+    p_tuning: PTuningMethod | None = None
+    """pTuning holds the settings of the method `PTuning`."""
+    prefix_tuning: PrefixTuningMethod | None = None
+    """prefixTuning holds the settings of the method `PrefixTuning`."""
+    bottleneck: BottleneckMethod | None = None
+    """bottleneck holds the settings of the method `Bottleneck`."""
+    layer_norm_tuning: LayerNormTuningMethod | None = None
+    """layerNormTuning holds the settings of the method `LayerNormTuning`."""
+    bit_fit: BitFitMethod | None = None
+    """bitFit holds the settings of the method `BitFit`."""
+    trainable_tokens: TrainableTokensMethod | None = None
+    """trainableTokens holds the settings of the method `TrainableTokens`; it needs them."""
+    modules_to_save: Annotated[list[ModuleName], Field(min_length=1, max_length=64)] | None = None
+    """modulesToSave are the names (or the last parts of dotted names) of modules of the base model that are trained
+    whole, beside what the method trains, and published with it."""
 
-    rules: ClassVar[tuple[Rule, ...]] = variant_rules("method", {field: kind for kind, (field, _) in _VARIANTS.items()})
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *variant_rules("method", {field: kind for kind, (field, _) in _VARIANTS.items()}),
+        Rule(
+            "self.type != 'TrainableTokens' || has(self.trainableTokens)",
+            lambda m: m.type != "TrainableTokens" or m.trainable_tokens is not None,
+            "type TrainableTokens trains the tokens that it is told: set trainableTokens.tokens",
+            ".trainableTokens",
+        ),
+        Rule(
+            "self.type != 'TrainableTokens' || !has(self.modulesToSave)",
+            lambda m: m.type != "TrainableTokens" or m.modules_to_save is None,
+            "modulesToSave cannot be published with TrainableTokens: remove it, or use another method",
+            ".modulesToSave",
+        ),
+    )
 
     @property
     def settings(self) -> ApiModel:

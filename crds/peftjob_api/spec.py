@@ -20,6 +20,7 @@ from .forms import (
     uri_rules,
 )
 from .method_spec import MethodSpec
+from .prompt_methods import PROMPT_METHODS
 from .task_spec import TaskSpec
 from .training_spec import TrainingSpec
 
@@ -149,6 +150,50 @@ class StorageSpec(ApiModel):
     rules: ClassVar[tuple[Rule, ...]] = (name_rule("service_account_name", "ServiceAccount"),)
 
 
+_PROMPTED_TASKS: tuple[str, ...] = ("CausalLM", "Seq2SeqLM", "SequenceClassification", "TokenClassification")
+"""Tasks for whose models peft has virtual tokens."""
+_HEADLESS_TASKS: tuple[str, ...] = ("CausalLM", "Seq2SeqLM", "PreferenceOptimisation")
+"""Tasks that train no new head."""
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """Return a list in CEL."""
+    return f"[{', '.join(repr(name) for name in names)}]"
+
+
+_METHOD_RULES = (
+    Rule(
+        f"!(self.method.type in {_listed(PROMPT_METHODS)}) || !self.dataset.packing",
+        lambda s: s.method.type not in PROMPT_METHODS or not s.dataset.packing,
+        "dataset.packing needs virtual tokens before each example of a row, and PromptTuning, PTuning and PrefixTuning "
+        "put them before the row: remove packing, or use another method",
+        ".dataset.packing",
+    ),
+    Rule(
+        "self.method.type != 'PrefixTuning' || !self.training.gradientCheckpointing",
+        lambda s: s.method.type != "PrefixTuning" or not s.training.gradient_checkpointing,
+        "training.gradientCheckpointing takes no keys and values from outside of a block, as PrefixTuning gives them: "
+        "turn it off, or use PromptTuning, PTuning or another method",
+        ".training.gradientCheckpointing",
+    ),
+    Rule(
+        f"!(self.method.type in {_listed(PROMPT_METHODS)}) || self.task.type in {_listed(_PROMPTED_TASKS)}",
+        lambda s: s.method.type not in PROMPT_METHODS or s.task.type in _PROMPTED_TASKS,
+        f"method.type {', '.join(PROMPT_METHODS)} are for the tasks {', '.join(_PROMPTED_TASKS)}: use LoRA, Bottleneck "
+        f"or another method",
+        ".method.type",
+    ),
+    Rule(
+        f"self.method.type != 'TrainableTokens' || self.task.type in {_listed(_HEADLESS_TASKS)}",
+        lambda s: s.method.type != "TrainableTokens" or s.task.type in _HEADLESS_TASKS,
+        f"method.type TrainableTokens cannot publish the head of this task, only {', '.join(_HEADLESS_TASKS)} train "
+        f"none: use LoRA, Bottleneck or another method",
+        ".method.type",
+    ),
+)
+"""Methods and tasks or settings that do not go together."""
+
+
 class PeftJobSpec(ApiModel):
     """What to train, how, on what, and where the adapter goes."""
 
@@ -205,6 +250,7 @@ class PeftJobSpec(ApiModel):
             "dataset.packing is for CausalLM, which learns each token: remove it",
             ".dataset.packing",
         ),
+        *_METHOD_RULES,
         Rule(
             "!has(self.training.evaluation) || has(self.dataset.validation)",
             lambda s: s.training.evaluation is None or s.dataset.validation is not None,

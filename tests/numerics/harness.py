@@ -65,7 +65,7 @@ def do(name: str, body: dict[str, Any], place: Place, folder: Path, calls: Count
     model = Path(spec.base_model.uri.removeprefix("file://"))
     go = Go(RunConfig.of(job.identity, spec), 1, "gang", folder, model, None, False)
     device = session.choose_device(spec, place)
-    tokenizer = session.load_tokenizer(go.model)
+    tokenizer = session.load_tokenizer(go.model, spec)
     splits = load_splits(spec, tokenizer, spec.storage, go.work)
     assert spec.sharding != "Auto", "say which group is meant"
     topology = Topology(spec.workers.nodes, place.world // spec.workers.nodes)

@@ -64,7 +64,7 @@ def count_of(text: str) -> int:
 
 def inputs_of(spec: PeftJobSpec, folder: Path, work: Path) -> tuple[Inputs, str]:
     """Return what is known beside the spec, and a sentence on the data."""
-    tokenizer = session.load_tokenizer(folder)
+    tokenizer = session.load_tokenizer(folder, spec)
     automatic = torch.bfloat16 if spec.workers.accelerators else torch.float32
     splits, why = _data(spec, tokenizer, work)
     return Inputs(folder, tokenizer.pad_token_id, automatic, splits), why

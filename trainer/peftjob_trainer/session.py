@@ -25,7 +25,7 @@ from .exits import TrainerError
 from .failures import explain
 from .handoff import Go, Place
 from .history import History
-from .methods import Method, method_of, trainable
+from .methods import Method, add_tokens, method_of, trainable
 from .model_card import write_model_card
 from .planning import Inputs, Option, estimate, settle, topology_of
 from .progress import Progress, serve
@@ -70,7 +70,7 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
     precision = choose_precision(spec, device)
     quiet_libraries()
     progress.phase("Loading")
-    tokenizer = load_tokenizer(go.model)
+    tokenizer = load_tokenizer(go.model, spec)
     splits = load_splits(spec, tokenizer, spec.storage, go.work)  # before the rendezvous: bad data is told at once
     inputs = Inputs(go.model, tokenizer.pad_token_id, precision, splits)
     demand = estimate(spec, inputs) if place.rank == 0 else None
@@ -149,11 +149,15 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # what peft asks it for
 
 
-def load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path, spec: PeftJobSpec | None = None) -> Any:
     """Return the base's tokenizer; one without a padding token pads with its end, or failing that unknown, token.
 
+    Args:
+        folder: Of the base model.
+        spec: Of the job, whose method may add tokens.
+
     Raises:
-        TrainerError: `INVALID_CONFIG`: it cannot be loaded, or has no token to pad with.
+        TrainerError: `INVALID_CONFIG`: it cannot be loaded, has no token to pad with, or no room for more tokens.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -168,6 +172,8 @@ def load_tokenizer(folder: Path) -> Any:
             Reason.INVALID_CONFIG,
             f"{folder}: the tokenizer has no token to pad with: set pad_token in its tokenizer_config.json",
         )
+    if spec is not None:
+        add_tokens(spec, tokenizer, folder)
     return tokenizer
 
 

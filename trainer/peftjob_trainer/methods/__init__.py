@@ -5,12 +5,28 @@ from typing import Any
 
 from peftjob_api import PeftJobSpec
 
+from .bitfit import BitFit
+from .bottleneck import Bottleneck
 from .common import Method, trainable
+from .layer_norm_tuning import LayerNormTuning
 from .lora import LoRA
+from .p_tuning import PTuning
+from .prefix_tuning import PrefixTuning
+from .prompt_tuning import PromptTuning
+from .trainable_tokens import TrainableTokens, add_tokens
 
-__all__ = ["Method", "method_of", "trainable"]
+__all__ = ["Method", "add_tokens", "method_of", "trainable"]
 
-_METHODS: dict[str, type[Method]] = {"LoRA": LoRA}
+_METHODS: dict[str, type[Method]] = {
+    "LoRA": LoRA,
+    "PromptTuning": PromptTuning,
+    "PTuning": PTuning,
+    "PrefixTuning": PrefixTuning,
+    "Bottleneck": Bottleneck,
+    "LayerNormTuning": LayerNormTuning,
+    "BitFit": BitFit,
+    "TrainableTokens": TrainableTokens,
+}
 
 
 def method_of(spec: PeftJobSpec, head: Sequence[str], tokenizer: Any = None) -> Method:

@@ -1,10 +1,21 @@
 """How the frozen base gets to the ranks and lies there, and one view of what is trained. Used by `session`, `train`."""
 
 from .groups import ShardGroup, Topology, shard_group
-from .load import Base
+from .load import Base, name_in_base
 from .measure import measured
 from .process_groups import Groups, open_groups
 from .state import Sharded
 from .values import Values
 
-__all__ = ["Base", "Groups", "ShardGroup", "Sharded", "Topology", "Values", "measured", "open_groups", "shard_group"]
+__all__ = [
+    "Base",
+    "Groups",
+    "ShardGroup",
+    "Sharded",
+    "Topology",
+    "Values",
+    "measured",
+    "name_in_base",
+    "open_groups",
+    "shard_group",
+]

@@ -13,6 +13,9 @@ from ..sharding.skeleton import Skeletons
 TOKEN = 1
 """Any token but padding: which one makes no difference to memory."""
 
+PREPENDED = "prepended_tokens"
+"""Attribute of a model: how many virtual tokens it computes before those of its input; absent: none."""
+
 Batch = dict[str, torch.Tensor]
 """Tensors of a micro batch, the rows first; `labels` among them."""
 
@@ -93,6 +96,12 @@ def pad_rows(examples: Sequence[Example], pad: int) -> Batch:
         "input_ids": torch.tensor([[*e.input_ids, *[pad] * gap] for e, gap in zip(examples, gaps, strict=True)]),
         "attention_mask": torch.tensor([[1] * (longest - gap) + [0] * gap for gap in gaps]),
     }
+
+
+def prepended(model: Any) -> int:
+    """Return how many positions a model's hidden states and logits have before those of its input."""
+    count: int = getattr(model, PREPENDED, 0)
+    return count
 
 
 def longest_of(samples: Sequence[Sample] | None, limit: int) -> int:

@@ -19,6 +19,7 @@ ROOT = HERE.parent.parent
 sys.path[:0] = [str(HERE), str(ROOT / "tests/demo")]
 
 import cases  # noqa: E402 (after the path)
+import methods  # noqa: E402
 
 ENVIRONMENT = {
     **os.environ,
@@ -88,10 +89,37 @@ def four(runs: Path) -> list[Results]:
 @pytest.fixture(scope="session")
 def hf_losses(runs: Path, one: Results) -> dict[str, list[float]]:
     """The losses of HF Trainer, which starts from the adapters of the runs on one rank."""
-    command = [sys.executable, str(HERE / "reference.py"), str(runs)]
+    return answered(runs, "cases")
+
+
+@pytest.fixture(scope="session")
+def method_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with models, data and the jobs of `methods.py`."""
+    folder = tmp_path_factory.mktemp("methods")
+    (folder / "methods.json").write_text(json.dumps(methods.write(folder)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def adapted(method_runs: Path) -> list[Results]:
+    """The runs of all methods on two ranks, as each of them saw it."""
+    return run_all(method_runs, 2, "methods")
+
+
+@pytest.fixture(scope="session")
+def plain_peft(method_runs: Path, adapted: list[Results]) -> Results:
+    """What HF Trainer and plain peft make of the same runs, and of the adapters that they published."""
+    return answered(method_runs, "methods")
+
+
+def answered(folder: Path, name: str) -> Any:
+    """Return what `reference.py` has to say to a set of runs."""
+    import torch
+
+    command = [sys.executable, str(HERE / "reference.py"), str(folder), name]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return json.loads((runs / "reference.json").read_text())
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(folder / f"reference-{name}.pt")
 
 
 class Launched:

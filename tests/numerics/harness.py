@@ -27,6 +27,10 @@ from safetensors.torch import load_file
 
 KEEPS = "everything kept"
 """Ends the names of runs with room for the whole base."""
+SPARING = "methods"
+"""Name of the runs without room for more of the base than what computes."""
+_ALL = 2**40
+"""More bytes than any base here has."""
 
 
 def recorded(sharded: Sharded) -> dict[str, dict[str, torch.Tensor]]:
@@ -58,7 +62,18 @@ def saved(sharded: Sharded, method: Method, folder: Path, calls: Counter[Any]) -
     return {"tensors": load_file(folder / "adapter_model.safetensors"), "calls": calls - before}
 
 
-def do(name: str, body: dict[str, Any], place: Place, folder: Path, calls: Counter[Any]) -> dict[str, Any]:
+def left_gathered(sharded: Sharded) -> list[str]:
+    """Return which frozen parameters are not partitioned, or are partitioned and have all their data here."""
+    return [
+        name
+        for name, p in sharded.model.named_parameters()
+        if not p.requires_grad and (not hasattr(p, "ds_tensor") or p.numel())
+    ]
+
+
+def do(
+    name: str, body: dict[str, Any], place: Place, folder: Path, calls: Counter[Any], spare: int = 0
+) -> dict[str, Any]:
     """Do one run; return what is compared."""
     job = PeftJob.model_validate(body)
     spec = job.spec
@@ -71,7 +86,7 @@ def do(name: str, body: dict[str, Any], place: Place, folder: Path, calls: Count
     topology = Topology(spec.workers.nodes, place.world // spec.workers.nodes)
     groups = open_groups(shard_group(spec.sharding, topology), topology)
     calls.clear()
-    precision, spare = session.choose_precision(spec, device), 2**40 if name.endswith(KEEPS) else 0
+    precision = session.choose_precision(spec, device)
     sharded, method = session.load_model(go, splits, tokenizer, precision, device, groups, spare)
     loading = Counter(calls)
     plan, initial, seen = sharded.plan(), sharded.snapshot(), recorded(sharded)
@@ -101,9 +116,10 @@ def do(name: str, body: dict[str, Any], place: Place, folder: Path, calls: Count
         "plan": plan.model_dump(),
         "whole": sharded.whole_bytes(),
         "groups": groups_of(sharded),
+        "gathered": left_gathered(sharded),
         "loading": loading,
         "training": training,
-        "saved": saved(sharded, method, folder / f"saved-{place.rank}", calls),
+        "saved": saved(sharded, method, folder / f"saved-{name}-{place.rank}", calls),
     }
 
 
@@ -114,7 +130,10 @@ def main(folder: Path, name: str) -> None:
     calls = count_collectives()
     session.connect(place, torch.device("cpu"))
     jobs = json.loads((folder / f"{name}.json").read_text())
-    results = {run: do(run, body, place, folder, calls) for run, body in jobs.items()}
+    results = {}
+    for run, body in jobs.items():
+        spare = -_ALL if name == SPARING else _ALL if run.endswith(KEEPS) else 0
+        results[run] = do(run, body, place, folder, calls, spare)
     torch.save(results, folder / f"{name}-{place.world}-{place.rank}.pt")
 
 

@@ -1,7 +1,8 @@
 """The same runs by transformers' Trainer and peft on one process: the independent answer to our loop.
 
-Usage (by conftest.py): reference.py FOLDER. It starts from the same adapter as our run did, and sees the same samples
-in the same order; loss, accumulation, clipping, schedule and optimiser are the library's own.
+Usage (by conftest.py): reference.py FOLDER NAME. A run starts from the same adapter as ours did, and sees the same
+samples in the same order; loss, accumulation, clipping, schedule and optimiser are the library's own. For the runs of
+`methods` it also loads what they published, as any user of peft would, and evaluates it.
 """
 
 import json
@@ -12,20 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import cases
+import methods
 import torch
-from peft import LoraConfig, get_peft_model
-from peftjob_api import PeftJob
-from peftjob_trainer.data import load_splits
+from peft import PeftModel, get_peft_model
+from peftjob_api import PeftJob, PeftJobSpec
+from peftjob_trainer.data import Splits, load_splits
 from peftjob_trainer.data.types import Example
+from peftjob_trainer.methods import Method, method_of
 from peftjob_trainer.order import global_batch
+from peftjob_trainer.planning.paper import Paper
 from peftjob_trainer.session import load_tokenizer, quiet_libraries
-from peftjob_trainer.tasks import task_of
+from peftjob_trainer.tasks import Task, task_of
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
 )
+
+AUTO_CLASSES = {"CausalLM": AutoModelForCausalLM, "SequenceClassification": AutoModelForSequenceClassification}
 
 
 class OurOrder(torch.utils.data.Sampler[int]):
@@ -51,41 +58,70 @@ def mean_over_batch(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any 
 
 
 class Reference(Trainer):
-    """Keeps exact losses (the log's are rounded)."""
+    """Keeps exact losses (the log's are rounded), and the gradients of the first step."""
 
     losses: dict[int, float]
+    gradients: dict[str, torch.Tensor]
     order: OurOrder
 
     def _get_train_sampler(self, *_: Any) -> OurOrder:
         return self.order
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
+    def training_step(self, model: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(model, *args, **kwargs)
         step = self.state.global_step + 1
         self.losses[step] = self.losses.get(step, 0.0) + float(loss)
+        if step == 1:
+            trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+            self.gradients = {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in trained.items()}
         return loss
 
 
-def reference(body: dict[str, Any], initial: dict[str, torch.Tensor], folder: Path) -> list[float]:
-    """Return the losses of the steps."""
-    spec = PeftJob.model_validate(body).spec
-    training, lora = spec.training, spec.method.settings
-    base = Path(spec.base_model.uri.removeprefix("file://"))
-    tokenizer = load_tokenizer(base)
-    splits = load_splits(spec, tokenizer, spec.storage, folder)
-    examples, task = splits.train.examples, task_of(spec, tokenizer.pad_token_id, splits.labels)
-    is_classifier = splits.labels is not None
-    if is_classifier:
-        model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=len(splits.labels))
-    else:
-        model = AutoModelForCausalLM.from_pretrained(base)
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        task_type="SEQ_CLS" if is_classifier else "CAUSAL_LM",
-    )
+class Between(TrainerCallback):
+    """What peft's documentation has users do between two steps; and an early end."""
+
+    def __init__(self, stop_after: int | None) -> None:
+        self._stop_after = stop_after
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        allocate = getattr(model.base_model, "update_and_allocate", None)
+        if allocate is not None:
+            allocate(state.global_step + 1)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_training_stop |= state.global_step == self._stop_after
+
+
+class Parts:
+    """What a run is made of, on one process."""
+
+    def __init__(self, body: dict[str, Any], folder: Path) -> None:
+        self.spec: PeftJobSpec = PeftJob.model_validate(body).spec
+        self.base = Path(self.spec.base_model.uri.removeprefix("file://"))
+        self.tokenizer = load_tokenizer(self.base)
+        self.splits: Splits = load_splits(self.spec, self.tokenizer, self.spec.storage, folder)
+        self.task: Task = task_of(self.spec, self.tokenizer.pad_token_id, self.splits.labels, self.tokenizer)
+
+    def model(self) -> Any:
+        """Return the base, whole, as transformers loads it."""
+        settings = {} if self.splits.labels is None else {"num_labels": len(self.splits.labels)}
+        model = AUTO_CLASSES[self.spec.task.type].from_pretrained(self.base, **settings)
+        model.config.pad_token_id = self.tokenizer.pad_token_id
+        return model
+
+    def method(self) -> Method:
+        """Return our method, for its config alone."""
+        _, head = self.task.skeleton(Paper(self.base, "", torch.float32))
+        return method_of(self.spec, head, self.tokenizer)
+
+
+def train(body: dict[str, Any], initial: dict[str, torch.Tensor], folder: Path, stop_after: int | None) -> Reference:
+    """Return a trainer that trained, up to a step."""
+    parts = Parts(body, folder)
+    training, examples, method = parts.spec.training, parts.splits.train.examples, parts.method()
+    model = parts.model()
+    accumulation = training.batch_size // (training.micro_batch_size or 8)
+    config = method.config(model)
     model = get_peft_model(model, config)
     own = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert own.keys() == initial.keys()
@@ -95,7 +131,7 @@ def reference(body: dict[str, Any], initial: dict[str, torch.Tensor], folder: Pa
     arguments = TrainingArguments(
         output_dir=str(folder / "hf"),
         per_device_train_batch_size=training.micro_batch_size or 8,
-        gradient_accumulation_steps=training.batch_size // (training.micro_batch_size or 8),
+        gradient_accumulation_steps=accumulation,
         max_steps=training.max_steps or -1,
         learning_rate=training.learning_rate,
         lr_scheduler_type="linear",
@@ -112,28 +148,64 @@ def reference(body: dict[str, Any], initial: dict[str, torch.Tensor], folder: Pa
     )
 
     def collate(rows: list[Example]) -> dict[str, torch.Tensor]:
-        return task.collate(rows)
+        return parts.task.collate(rows)
 
+    ratios = method.learning_rates(model)
+    groups = [{"params": [p], "lr": training.learning_rate * ratios.get(name, 1.0)} for name, p in own.items()]
     trainer = Reference(
         model=model,
         args=arguments,
         train_dataset=examples,
         data_collator=collate,
-        compute_loss_func=mean_over_batch if is_classifier else None,
+        compute_loss_func=None if parts.splits.labels is None else mean_over_batch,
+        callbacks=[Between(stop_after)],
+        optimizers=(torch.optim.AdamW(groups, weight_decay=0.0), None),
     )
     trainer.losses, trainer.order = {}, OurOrder(len(examples), training.batch_size, training.seed)
     trainer.train()
-    return list(trainer.losses.values())
+    return trainer
 
 
-def main(folder: Path) -> None:
-    """Do the runs that are compared."""
-    quiet_libraries()
+@torch.no_grad()
+def evaluate(body: dict[str, Any], adapter: Path, folder: Path) -> dict[str, float]:
+    """Return the metrics of a published adapter on the validation data, on the whole base, in fp32."""
+    parts = Parts(body, folder)
+    assert parts.splits.validation is not None
+    examples = parts.splits.validation.examples
+    model = PeftModel.from_pretrained(parts.model(), adapter).eval()
+    loss, predicted = parts.task.loss_sum(model, parts.task.collate(examples))
+    count = sum(parts.task.count(example) for example in examples)
+    return parts.task.metrics(float(loss) / count, None if predicted is None else predicted.float(), examples)
+
+
+def answer_cases(folder: Path) -> dict[str, Any]:
+    """Return the losses of the runs that are compared."""
     jobs = json.loads((folder / "cases.json").read_text())
     ours = torch.load(folder / "cases-1-0.pt")
-    results = {name: reference(jobs[name], ours[name]["initial"], folder) for name in cases.COMPARED}
-    (folder / "reference.json").write_text(json.dumps(results))
+    return {
+        name: list(train(jobs[name], ours[name]["initial"], folder, None).losses.values()) for name in cases.COMPARED
+    }
+
+
+def answer_methods(folder: Path) -> dict[str, Any]:
+    """Return, by run, what plain peft trains to in fp32, and what it makes of every published adapter."""
+    jobs = json.loads((folder / "methods.json").read_text())
+    ours = torch.load(folder / "methods-2-0.pt")
+    found: dict[str, Any] = {}
+    for row in methods.ROWS:
+        name = methods.run_name(row, "FP32")
+        if row.compared:
+            trainer = train(jobs[name], ours[name]["initial"], folder, methods.COMPARED_STEPS)
+            found[name] = {"losses": list(trainer.losses.values()), "gradients": trainer.gradients}
+            found[name]["metrics"] = evaluate(jobs[name], folder / f"saved-{name}-0", folder)
+    return found
+
+
+def main(folder: Path, name: str) -> None:
+    """Do the runs that are compared."""
+    quiet_libraries()
+    torch.save({"cases": answer_cases, "methods": answer_methods}[name](folder), folder / f"reference-{name}.pt")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

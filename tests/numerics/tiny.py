@@ -59,9 +59,9 @@ def words(chance: random.Random, count: int) -> str:
     return " ".join(chance.choice(["red", "green", "a", "houses", "on", "winter"]) for _ in range(count))
 
 
-def write_completions(path: Path, rows: int) -> None:
+def write_completions(path: Path, rows: int, seed: int = 3) -> None:
     """Write prompts and completions; the completions have 1 to 12 words."""
-    chance = random.Random(3)
+    chance = random.Random(seed)
     lines = [
         {"prompt": words(chance, 2), "completion": " " + words(chance, chance.randint(1, 12))} for _ in range(rows)
     ]

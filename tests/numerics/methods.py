@@ -1,0 +1,74 @@
+"""Every method of adaptation, and the training runs by which `test_methods` looks at it: a row for each.
+
+All runs of `write` are done by one pair of ranks, and answered by one process with plain transformers and peft.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tiny
+
+STEPS = 30
+COMPARED_STEPS = 20
+"""Of them; HF Trainer stops there."""
+EXAMPLES, BATCH = 32, 16
+EPOCH = EXAMPLES // BATCH
+PRECISIONS = ("FP32", "BF16")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method with settings."""
+
+    name: str
+    method: dict[str, Any]
+    """`spec.method`."""
+    rate: float = 1e-2
+    """Learning rate at its peak: by it the loss falls visibly, and not so fast that rounding is all that differs."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """Other settings of `spec.training`."""
+    file_ratio: float = 1.0
+    """Numbers in the adapter's file for each one that is trained, at most."""
+    compared: bool = True
+    """Whether plain peft has the method, so that HF Trainer can train it as well."""
+
+
+ROWS = (
+    Row("LoRA", {"type": "LoRA", "lora": {"rank": 4, "alpha": 8}}),
+    Row("rsLoRA", {"type": "LoRA", "lora": {"rank": 4, "alpha": 8, "rsLoRA": True}}),
+)
+
+
+def run_name(row: Row, precision: str, task: str = "CausalLM") -> str:
+    """Return the name of a run."""
+    return f"{row.name} {task} {precision}"
+
+
+def write(folder: Path) -> dict[str, dict[str, Any]]:
+    """Write models and data into a folder; return name of a run -> PeftJob."""
+    tiny.write_llama(folder / "llama")
+    tiny.write_bert(folder / "bert")
+    tiny.write_completions(folder / "completions.jsonl", EXAMPLES)
+    tiny.write_completions(folder / "unseen-completions.jsonl", 9, seed=8)
+    tiny.write_classified(folder / "classes.jsonl", EXAMPLES)
+    tiny.write_classified(folder / "unseen-classes.jsonl", 9, seed=5)
+    return {run_name(row, precision): job(folder, row, precision) for row in ROWS for precision in PRECISIONS}
+
+
+def job(folder: Path, row: Row, precision: str, task: str = "CausalLM") -> dict[str, Any]:
+    """Return a PeftJob; in fp32 it takes two micro steps a rank, of completions of unequal length."""
+    model, data = {"CausalLM": ("llama", "completions"), "SequenceClassification": ("bert", "classes")}[task]
+    training = {
+        "precision": precision,
+        "maxSteps": STEPS,
+        "batchSize": BATCH,
+        "microBatchSize": BATCH // 4 if precision == "FP32" else BATCH // 2,
+        "learningRate": row.rate,
+        "evaluation": {"everySteps": STEPS, "metric": "Loss"},
+        **row.training,
+    }
+    validation = {"validation": f"file://{folder}/unseen-{data}.jsonl"}
+    return tiny.job(
+        folder, model=model, kind=task, train=f"{data}.jsonl", method=row.method, training=training, dataset=validation
+    )

@@ -98,7 +98,7 @@ class Parts:
     def __init__(self, body: dict[str, Any], folder: Path) -> None:
         self.spec: PeftJobSpec = PeftJob.model_validate(body).spec
         self.base = Path(self.spec.base_model.uri.removeprefix("file://"))
-        self.tokenizer = load_tokenizer(self.base)
+        self.tokenizer = load_tokenizer(self.base, self.spec)
         self.splits: Splits = load_splits(self.spec, self.tokenizer, self.spec.storage, folder)
         self.task: Task = task_of(self.spec, self.tokenizer.pad_token_id, self.splits.labels, self.tokenizer)
 
@@ -121,7 +121,7 @@ def train(body: dict[str, Any], initial: dict[str, torch.Tensor], folder: Path, 
     training, examples, method = parts.spec.training, parts.splits.train.examples, parts.method()
     model = parts.model()
     accumulation = training.batch_size // (training.micro_batch_size or 8)
-    config = method.config(model)
+    config = method.saving_whole(method.config(model), model)
     model = get_peft_model(model, config)
     own = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert own.keys() == initial.keys()

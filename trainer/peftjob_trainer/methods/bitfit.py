@@ -7,8 +7,8 @@ from peftjob_api.adapter_methods import BitFitMethod
 from peftjob_bottleneck import BITFIT
 
 from ..exits import TrainerError
-from .common import check_modules, is_named
 from .layer_norm_tuning import norms_of
+from .names import check_names, is_named
 from .own import OwnMethod
 
 
@@ -38,7 +38,7 @@ class BitFit(OwnMethod):
             )
         wanted = settings.target_modules
         if wanted is not None:
-            check_modules(model, wanted, "spec.method.bitFit.targetModules", base, "module with a bias")
+            check_names(wanted, base, "spec.method.bitFit.targetModules", "module with a bias")
         norms = set(norms_of(model))
         for name, module in base.items():
             if wanted is None or any(is_named(name, each) for each in wanted):

@@ -5,7 +5,7 @@ A method that peft has takes a module with one class, of which `config` is all t
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from peftjob_api.method_spec import ALL_LINEAR
 
 from ..exits import TrainerError
 from ..sharding import Values
+from .names import check_names
 
 _MAX_SHOWN = 20
 
@@ -53,26 +54,26 @@ class Method(ABC):
 
         Args:
             model: From transformers; its own parameters have no data yet, or are partitioned already.
-
-        Raises:
-            TrainerError: The method does not go with this model, or modules that are named are not in it.
         """
-        config = self.config(model)
-        self._also_save(config, model)
+        config = self.saving_whole(self.config(model), model)
         torch.manual_seed(self.spec.training.seed)
         # Adapters of a bf16 base become fp32.
         return get_peft_model(model, config, autocast_adapter_dtype=True)
 
-    def _also_save(self, config: Any, model: Any) -> None:
-        """Have peft train and save `modulesToSave`, and the method leave what is in them alone."""
+    def saving_whole(self, config: Any, model: Any) -> Any:
+        """Return peft's config with `modulesToSave`, in which the method leaves everything as it is.
+
+        Raises:
+            TrainerError: `TARGET_MODULES_NOT_FOUND`.
+        """
         also = self.spec.method.modules_to_save
-        if also is None:
-            return
-        check_modules(model, also, "spec.method.modulesToSave", torch.nn.Module)
-        config.modules_to_save = list(dict.fromkeys([*(config.modules_to_save or ()), *also]))
-        if hasattr(config, "exclude_modules"):
-            names = "|".join(map(re.escape, config.modules_to_save))
-            config.exclude_modules = rf"(.*\.)?({names})(\..*)?"
+        if also is not None:
+            check_names(also, [name for name, _ in model.named_modules()], "spec.method.modulesToSave", "module")
+            config.modules_to_save = list(dict.fromkeys([*(config.modules_to_save or ()), *also]))
+            if hasattr(config, "exclude_modules"):
+                names = "|".join(map(re.escape, config.modules_to_save))
+                config.exclude_modules = rf"(.*\.)?({names})(\..*)?"
+        return config
 
     def initialise(self, model: Any, values: Values) -> None:  # noqa: B027 (most have nothing to do)
         """Set new parameters that depend on the base's numbers, which are read here; collective. Most have none.
@@ -124,42 +125,18 @@ def linear_targets(model: Any, wanted: Sequence[str], field: str) -> str | list[
     """
     if ALL_LINEAR in wanted:
         return ALL_LINEAR
-    check_modules(model, wanted, field, torch.nn.Linear, "linear module", f", or to {ALL_LINEAR}")
-    return list(wanted)
-
-
-def check_modules(
-    model: Any,
-    wanted: Sequence[str],
-    field: str,
-    kind: type | Collection[str],
-    called: str = "module",
-    also: str = "",
-) -> None:
-    """Raise unless there is a module for each name.
-
-    Args:
-        model: From transformers.
-        wanted: Names, or last parts of dotted names.
-        field: Of the spec, for messages.
-        kind: Class of the modules that are meant, or their names.
-        called: What they are called in messages.
-        also: Ends the message, with what else the field may be.
-
-    Raises:
-        TrainerError: `TARGET_MODULES_NOT_FOUND`.
-    """
-    there = {n for n, m in model.named_modules() if isinstance(m, kind)} if isinstance(kind, type) else set(kind)
-    missing = [target for target in wanted if not any(is_named(name, target) for name in there)]
+    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    missing = [target for target in wanted if not any(_matches(name, target) for name in linear)]
     if missing:
-        names = sorted({name.rpartition(".")[2] for name in there} - {""})
+        names = sorted({name.rpartition(".")[2] for name in linear})
         shown = ", ".join(names[:_MAX_SHOWN]) + (" ..." if len(names) > _MAX_SHOWN else "")
         raise TrainerError(
             Reason.TARGET_MODULES_NOT_FOUND,
-            f"no {called} of the base model is named {', '.join(missing)}: set {field} to some of {shown}{also}",
+            f"no linear module of the base model is named {', '.join(missing)}: set {field} to some of {shown}, or to "
+            f"{ALL_LINEAR}",
         )
+    return list(wanted)
 
 
-def is_named(name: str, target: str) -> bool:
-    """Tell whether a module's dotted name is, or ends in, a name that a user wrote."""
+def _matches(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")

@@ -12,7 +12,8 @@ from peftjob_api import Reason
 from peftjob_api.adapter_methods import LayerNormTuningMethod
 
 from ..exits import TrainerError
-from .common import Method, check_modules, is_named, task_type
+from .common import Method, task_type
+from .names import check_names, is_named
 
 
 class LayerNormTuning(Method):
@@ -34,7 +35,7 @@ class LayerNormTuning(Method):
             )
         wanted = settings.target_modules
         if wanted is not None:
-            check_modules(model, wanted, "spec.method.layerNormTuning.targetModules", norms, "layer norm")
+            check_names(wanted, norms, "spec.method.layerNormTuning.targetModules", "layer norm")
             norms = [name for name in norms if any(is_named(name, each) for each in wanted)]
         return LNTuningConfig(
             target_modules=norms,

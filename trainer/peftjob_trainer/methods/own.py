@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from peftjob_bottleneck import Settings, save
 
-from .common import Method, check_modules, is_named, trainable
+from .common import Method, trainable
+from .names import check_names, is_named
 
 
 class OwnMethod(Method):
@@ -22,7 +23,8 @@ class OwnMethod(Method):
     def inject(self, model: Any) -> Any:
         """See `Method`."""
         if self.spec.method.modules_to_save is not None:
-            check_modules(model, self.spec.method.modules_to_save, "spec.method.modulesToSave", torch.nn.Module)
+            names = [name for name, _ in model.named_modules()]
+            check_names(self.spec.method.modules_to_save, names, "spec.method.modulesToSave", "module")
         model.requires_grad_(False)
         torch.manual_seed(self.spec.training.seed)
         self.put_into(model)

@@ -8,7 +8,7 @@ from peftjob_api import Reason
 from peftjob_api.prompt_methods import PromptTuningMethod
 
 from ..exits import TrainerError
-from ..sharding import Values, name_in_base
+from ..sharding import Values, base_name
 from .common import task_type
 from .virtual import VirtualTokens
 
@@ -44,7 +44,7 @@ class PromptTuning(VirtualTokens):
         own = model.prompt_encoder["default"].embedding.weight
         embeddings = model.get_base_model().get_input_embeddings()
         ids = self._ids(len(own))
-        rows = values.rows(name_in_base(embeddings.weight), ids, torch.float32)
+        rows = values.rows(base_name(embeddings.weight), ids, torch.float32)
         # Some models scale what they look up, and find virtual tokens scaled already.
         own.data = rows.mul_(getattr(embeddings, "scalar_embed_scale", 1.0)).to(own.device)
 

@@ -12,7 +12,7 @@ from torch.nn.functional import linear
 from transformers import AutoConfig
 
 from ..exits import TrainerError
-from ..sharding import Values, name_in_base
+from ..sharding import Values, base_name
 from .common import Method, task_type
 
 _PIECES: Final = "peftjob_pieces"
@@ -65,7 +65,7 @@ class TrainableTokens(Method):
     def initialise(self, model: Any, values: Values) -> None:
         """Set the rows to what the base has there, and those of added tokens to the mean of their text's tokens."""
         layer = _layers(model)[0]
-        name = name_in_base(layer.base_layer.weight)
+        name = base_name(layer.base_layer.weight)
         ids, added = layer.token_indices["default"], getattr(self.tokenizer, _PIECES, {})
         rows = values.rows(name, ids, torch.float32)
         for token, pieces in added.items():

@@ -1,11 +1,10 @@
-"""What the methods have in common that put virtual tokens before the input: checks, and where the loss begins."""
+"""What the methods have in common that put virtual tokens before the input: what no model or setting can have."""
 
 from typing import Any, ClassVar
 
 from peftjob_api import Reason
 
 from ..exits import TrainerError
-from ..tasks.common import PREPENDED
 from .common import Method
 
 
@@ -30,10 +29,7 @@ class VirtualTokens(Method):
             TrainerError: `INVALID_CONFIG`: the model has no room for them, or cannot find the end of the text.
         """
         self._check(model)
-        adapted = super().inject(model)
-        if self.in_input and not model.config.is_encoder_decoder:
-            setattr(adapted, PREPENDED, self.virtual_tokens)
-        return adapted
+        return super().inject(model)
 
     def _check(self, model: Any) -> None:
         longest, places = self.spec.dataset.max_length, model.config.get_text_config()

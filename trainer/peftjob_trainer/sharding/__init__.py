@@ -1,7 +1,7 @@
 """How the frozen base gets to the ranks and lies there, and one view of what is trained. Used by `session`, `train`."""
 
 from .groups import ShardGroup, Topology, shard_group
-from .load import Base, name_in_base
+from .load import Base, base_name
 from .measure import measured
 from .process_groups import Groups, open_groups
 from .state import Sharded
@@ -14,8 +14,8 @@ __all__ = [
     "Sharded",
     "Topology",
     "Values",
+    "base_name",
     "measured",
-    "name_in_base",
     "open_groups",
     "shard_group",
 ]

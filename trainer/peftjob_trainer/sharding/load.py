@@ -52,15 +52,9 @@ class Hollow(torch.nn.Parameter):
         """Return another one of the same name."""
         if id(self) not in memo:
             memo[id(self)] = copy = Hollow(self.data, self.requires_grad)
-            setattr(copy, _NAME, name_in_base(self))
+            setattr(copy, _NAME, base_name(self))
         found: Hollow = memo[id(self)]
         return found
-
-
-def name_in_base(parameter: torch.nn.Parameter) -> str:
-    """Return the name that a parameter without data has in the base."""
-    name: str = getattr(parameter, _NAME)
-    return name
 
 
 _MAX_SHOWN = 5
@@ -346,6 +340,11 @@ class Base:
         each = [torch.empty_like(own) for _ in range(dist.get_world_size())]
         dist.all_gather(each, own)
         return Loaded([int(e[0]) for e in each], [float(e[1]) for e in each])
+
+
+def base_name(parameter: torch.nn.Parameter) -> str:
+    """Return the name in the base of a parameter of it, between `prepare` and `fill`."""
+    return str(getattr(parameter, _NAME))
 
 
 def _everybody() -> tuple[ShardGroup, Topology]:

@@ -13,8 +13,8 @@ from ..sharding.skeleton import Skeletons
 TOKEN = 1
 """Any token but padding: which one makes no difference to memory."""
 
-PREPENDED = "prepended_tokens"
-"""Attribute of a model: how many virtual tokens it computes before those of its input; absent: none."""
+_IN_INPUT = ("PROMPT_TUNING", "P_TUNING")
+"""Methods of peft that put virtual tokens into the input."""
 
 Batch = dict[str, torch.Tensor]
 """Tensors of a micro batch, the rows first; `labels` among them."""
@@ -99,8 +99,14 @@ def pad_rows(examples: Sequence[Example], pad: int) -> Batch:
 
 
 def prepended(model: Any) -> int:
-    """Return how many positions a model's hidden states and logits have before those of its input."""
-    count: int = getattr(model, PREPENDED, 0)
+    """Return how many positions a model's hidden states and logits have before those of its input.
+
+    Those of virtual tokens, which peft computes like the input's, but in an encoder-decoder, whose decoder has none.
+    """
+    config = getattr(model, "active_peft_config", None)
+    if config is None or config.peft_type not in _IN_INPUT or model.config.is_encoder_decoder:
+        return 0
+    count: int = config.num_virtual_tokens
     return count
 
 

@@ -17,9 +17,11 @@ import methods
 import torch
 from peft import PeftModel, get_peft_model
 from peftjob_api import PeftJob, PeftJobSpec
+from peftjob_bottleneck import load
 from peftjob_trainer.data import Splits, load_splits
 from peftjob_trainer.data.types import Example
 from peftjob_trainer.methods import Method, method_of
+from peftjob_trainer.methods.own import OwnMethod
 from peftjob_trainer.order import global_batch
 from peftjob_trainer.planning.paper import Paper
 from peftjob_trainer.session import load_tokenizer, quiet_libraries
@@ -115,14 +117,20 @@ class Parts:
         return method_of(self.spec, head, self.tokenizer)
 
 
+def adapted(method: Method, model: Any) -> Any:
+    """Return the whole base with the method in it."""
+    if isinstance(method, OwnMethod):
+        return method.inject(model)
+    return get_peft_model(model, method.saving_whole(method.config(model), model))
+
+
 def train(body: dict[str, Any], initial: dict[str, torch.Tensor], folder: Path, stop_after: int | None) -> Reference:
     """Return a trainer that trained, up to a step."""
     parts = Parts(body, folder)
     training, examples, method = parts.spec.training, parts.splits.train.examples, parts.method()
     model = parts.model()
     accumulation = training.batch_size // (training.micro_batch_size or 8)
-    config = method.saving_whole(method.config(model), model)
-    model = get_peft_model(model, config)
+    model = adapted(method, model)
     own = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert own.keys() == initial.keys()
     with torch.no_grad():
@@ -172,7 +180,8 @@ def evaluate(body: dict[str, Any], adapter: Path, folder: Path) -> dict[str, flo
     parts = Parts(body, folder)
     assert parts.splits.validation is not None
     examples = parts.splits.validation.examples
-    model = PeftModel.from_pretrained(parts.model(), adapter).eval()
+    is_own = json.loads((adapter / "adapter_config.json").read_text())["peft_type"].startswith("PEFTJOB")
+    model = load(parts.model(), adapter) if is_own else PeftModel.from_pretrained(parts.model(), adapter).eval()
     loss, predicted = parts.task.loss_sum(model, parts.task.collate(examples))
     count = sum(parts.task.count(example) for example in examples)
     return parts.task.metrics(float(loss) / count, None if predicted is None else predicted.float(), examples)

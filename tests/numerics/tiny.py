@@ -21,7 +21,7 @@ def write_tokenizer(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", pad_token="<pad>").save_pretrained(folder)
 
 
-def write_llama(folder: Path, *, layers: int = 2, tied: bool = False) -> None:
+def write_llama(folder: Path, *, layers: int = 2, tied: bool = False, spread: float = 0.02) -> None:
     """Write a random decoder whose embeddings are small beside its blocks."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -35,19 +35,35 @@ def write_llama(folder: Path, *, layers: int = 2, tied: bool = False) -> None:
         eos_token_id=1,
         pad_token_id=0,
         tie_word_embeddings=tied,
+        initializer_range=spread,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     write_tokenizer(folder)
 
 
-def write_bert(folder: Path, *, poisoned: bool = False) -> None:
+def write_gpt2(folder: Path) -> None:
+    """Write a random decoder with biases, layer norms and learned positions."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(1)
+    dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    ends = {"bos_token_id": None, "eos_token_id": 1}
+    config = GPT2Config(
+        vocab_size=300, n_embd=32, n_head=2, n_layer=1, n_positions=96, initializer_range=0.1, **dropout, **ends
+    )
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    write_tokenizer(folder)
+
+
+def write_bert(folder: Path, *, layers: int = 2, poisoned: bool = False, spread: float = 0.02) -> None:
     """Write a random encoder without a head; a poisoned one has a weight that is not finite."""
     import torch
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(1)
     dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    model = BertModel(BertConfig(**SIZES, **dropout, num_hidden_layers=2))
+    model = BertModel(BertConfig(**SIZES, **dropout, num_hidden_layers=layers, initializer_range=spread))
     if poisoned:
         model.encoder.layer[0].output.dense.weight.data[0, 0] = float("inf")
     model.save_pretrained(folder)

@@ -9,7 +9,7 @@ PY := .venv/bin/python
 CLUSTER := PYTHONPATH=tests/cluster $(PYTHON) -m peftjob_cluster
 REPORTS := .cache/reports
 PYTEST := $(PY) -m pytest -q -p no:cacheprovider
-PACKAGES := -p peftjob_api -p peftjob_operator -p peftjob_trainer -p peftjob_cluster -p peftjob_testkit
+PACKAGES := -p peftjob_api -p peftjob_operator -p peftjob_bottleneck -p peftjob_trainer -p peftjob_cluster -p peftjob_testkit
 SOURCES := crds operator trainer tests
 export PYTHONDONTWRITEBYTECODE := 1
 

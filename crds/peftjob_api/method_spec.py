@@ -1,10 +1,14 @@
 """How the frozen model is adapted: `spec.method`. The settings of the methods are in modules of their own."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
+from pydantic import Field
+
+from .adapter_methods import BitFitMethod, BottleneckMethod, LayerNormTuningMethod, TrainableTokensMethod
 from .base import ApiModel, Rule
-from .forms import variant_rules
+from .forms import ModuleName, variant_rules
 from .low_rank_methods import AdaLoRAMethod, LoRAMethod, VeRAMethod
+from .prompt_methods import PrefixTuningMethod, PromptTuningMethod, PTuningMethod
 from .weight_methods import IA3Method, LoHaMethod, LoKrMethod, OFTMethod
 
 VARIANTS: dict[str, tuple[str, type[ApiModel]]] = {
@@ -15,6 +19,13 @@ VARIANTS: dict[str, tuple[str, type[ApiModel]]] = {
     "LoKr": ("lokr", LoKrMethod),
     "OFT": ("oft", OFTMethod),
     "IA3": ("ia3", IA3Method),
+    "PromptTuning": ("promptTuning", PromptTuningMethod),
+    "PTuning": ("pTuning", PTuningMethod),
+    "PrefixTuning": ("prefixTuning", PrefixTuningMethod),
+    "Bottleneck": ("bottleneck", BottleneckMethod),
+    "LayerNormTuning": ("layerNormTuning", LayerNormTuningMethod),
+    "BitFit": ("bitFit", BitFitMethod),
+    "TrainableTokens": ("trainableTokens", TrainableTokensMethod),
 }
 """Type of a method -> JSON name of the field with its settings, and what these are."""
 
@@ -22,7 +33,22 @@ VARIANTS: dict[str, tuple[str, type[ApiModel]]] = {
 class MethodSpec(ApiModel):
     """How the frozen model is adapted."""
 
-    type: Literal["LoRA", "AdaLoRA", "VeRA", "LoHa", "LoKr", "OFT", "IA3"] = "LoRA"
+    type: Literal[
+        "LoRA",
+        "AdaLoRA",
+        "VeRA",
+        "LoHa",
+        "LoKr",
+        "OFT",
+        "IA3",
+        "PromptTuning",
+        "PTuning",
+        "PrefixTuning",
+        "Bottleneck",
+        "LayerNormTuning",
+        "BitFit",
+        "TrainableTokens",
+    ] = "LoRA"
     """type of the method; docs/methods.md says which goes with which task."""
     lora: LoRAMethod | None = None
     """lora holds the settings of the method `LoRA`. Default: rank 16 on all linear modules."""
@@ -39,7 +65,39 @@ class MethodSpec(ApiModel):
     ia3: IA3Method | None = None
     """ia3 holds the settings of the method `IA3`."""
 
-    rules: ClassVar[tuple[Rule, ...]] = variant_rules("method", {field: kind for kind, (field, _) in VARIANTS.items()})
+    prompt_tuning: PromptTuningMethod | None = None
+    """promptTuning holds the settings of the method `PromptTuning`."""
+    p_tuning: PTuningMethod | None = None
+    """pTuning holds the settings of the method `PTuning`."""
+    prefix_tuning: PrefixTuningMethod | None = None
+    """prefixTuning holds the settings of the method `PrefixTuning`."""
+    bottleneck: BottleneckMethod | None = None
+    """bottleneck holds the settings of the method `Bottleneck`."""
+    layer_norm_tuning: LayerNormTuningMethod | None = None
+    """layerNormTuning holds the settings of the method `LayerNormTuning`."""
+    bit_fit: BitFitMethod | None = None
+    """bitFit holds the settings of the method `BitFit`."""
+    trainable_tokens: TrainableTokensMethod | None = None
+    """trainableTokens holds the settings of the method `TrainableTokens`; it needs them."""
+    modules_to_save: Annotated[list[ModuleName], Field(min_length=1, max_length=64)] | None = None
+    """modulesToSave are the names (or the last parts of dotted names) of modules of the base model that are trained
+    whole, beside what the method trains, and published with it."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *variant_rules("method", {field: kind for kind, (field, _) in VARIANTS.items()}),
+        Rule(
+            "self.type != 'TrainableTokens' || has(self.trainableTokens)",
+            lambda m: m.type != "TrainableTokens" or m.trainable_tokens is not None,
+            "type TrainableTokens trains the tokens that it is told: set trainableTokens.tokens",
+            ".trainableTokens",
+        ),
+        Rule(
+            "self.type != 'TrainableTokens' || !has(self.modulesToSave)",
+            lambda m: m.type != "TrainableTokens" or m.modules_to_save is None,
+            "modulesToSave cannot be published with TrainableTokens: remove it, or use another method",
+            ".modulesToSave",
+        ),
+    )
 
     @property
     def settings(self) -> ApiModel:

@@ -11,7 +11,12 @@ from .task_spec import TaskSpec
 METHODS: Final[tuple[str, ...]] = get_args(MethodSpec.model_fields["type"].annotation)
 TASKS: Final[tuple[str, ...]] = get_args(TaskSpec.model_fields["type"].annotation)
 
-UNSUPPORTED: Final[Mapping[tuple[str, str], str]] = MappingProxyType({})
+_HEADED: Final = ("SequenceClassification",)
+"""Tasks with a head of their own."""
+
+UNSUPPORTED: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
+    {("TrainableTokens", task): "peft cannot publish the head of this task beside the tokens" for task in _HEADED}
+)
 """(method, task) -> why they do not go together, as the end of a sentence. All other pairs do."""
 
 
@@ -21,19 +26,20 @@ def supported(unsupported: Mapping[tuple[str, str], str] = UNSUPPORTED) -> list[
 
 
 def pair_rules(unsupported: Mapping[tuple[str, str], str] = UNSUPPORTED) -> tuple[Rule, ...]:
-    """Return the rules, of the spec, that its method and its task go together."""
-    return tuple(_pair_rule(unsupported, method, task) for method, task in unsupported)
+    """Return the rules, of the spec, that its method and its task go together: one for each task."""
+    tasks = dict.fromkeys(task for _, task in unsupported)
+    return tuple(_pair_rule(unsupported, task) for task in tasks)
 
 
-def _pair_rule(unsupported: Mapping[tuple[str, str], str], method: str, task: str) -> Rule:
-    others = ", ".join(other for other in METHODS if (other, task) not in unsupported)
+def _pair_rule(unsupported: Mapping[tuple[str, str], str], task: str) -> Rule:
+    methods = [method for method in METHODS if (method, task) not in unsupported]
 
     def holds(spec: Any) -> bool:
-        return (spec.method.type, spec.task.type) != (method, task)
+        return spec.task.type != task or spec.method.type in methods
 
     return Rule(
-        f"self.method.type != '{method}' || self.task.type != '{task}'",
+        f"self.task.type != '{task}' || self.method.type in {methods!r}",
         holds,
-        f"method {method} does not go with task {task}, since {unsupported[method, task]}: use one of {others}",
+        f"method.type does not go with task {task} (docs/methods.md says why): use one of {', '.join(methods)}",
         ".method.type",
     )

@@ -21,6 +21,7 @@ from .forms import (
 )
 from .method_spec import MethodSpec
 from .pairs import pair_rules
+from .prompt_methods import PROMPT_METHODS
 from .task_spec import TaskSpec
 from .training_spec import TrainingSpec
 
@@ -150,6 +151,30 @@ class StorageSpec(ApiModel):
     rules: ClassVar[tuple[Rule, ...]] = (name_rule("service_account_name", "ServiceAccount"),)
 
 
+def _listed(names: tuple[str, ...]) -> str:
+    """Return a list in CEL."""
+    return f"[{', '.join(repr(name) for name in names)}]"
+
+
+_METHOD_RULES = (
+    Rule(
+        f"!(self.method.type in {_listed(PROMPT_METHODS)}) || !self.dataset.packing",
+        lambda s: s.method.type not in PROMPT_METHODS or not s.dataset.packing,
+        "dataset.packing needs virtual tokens before each example of a row, and PromptTuning, PTuning and PrefixTuning "
+        "put them before the row: remove packing, or use another method",
+        ".dataset.packing",
+    ),
+    Rule(
+        "self.method.type != 'PrefixTuning' || !self.training.gradientCheckpointing",
+        lambda s: s.method.type != "PrefixTuning" or not s.training.gradient_checkpointing,
+        "training.gradientCheckpointing takes no keys and values from outside of a block, as PrefixTuning gives them: "
+        "turn it off, or use PromptTuning, PTuning or another method",
+        ".training.gradientCheckpointing",
+    ),
+)
+"""Methods and settings that do not go together; of tasks `pairs` tells."""
+
+
 class PeftJobSpec(ApiModel):
     """What to train, how, on what, and where the adapter goes."""
 
@@ -207,6 +232,7 @@ class PeftJobSpec(ApiModel):
             "dataset.packing is for CausalLM, which learns each token: remove it",
             ".dataset.packing",
         ),
+        *_METHOD_RULES,
         Rule(
             "!has(self.training.evaluation) || has(self.dataset.validation)",
             lambda s: s.training.evaluation is None or s.dataset.validation is not None,

@@ -79,7 +79,7 @@ def do(
     model = Path(spec.base_model.uri.removeprefix("file://"))
     go = Go(RunConfig.of(job.identity, spec), 1, "gang", folder, model, None, False)
     device = session.choose_device(spec, place)
-    tokenizer = session.load_tokenizer(go.model)
+    tokenizer = session.load_tokenizer(go.model, spec)
     spec, splits = session.load_data(spec, tokenizer, go.model, go.work)
     assert spec.sharding != "Auto", "say which group is meant"
     topology = Topology(spec.workers.nodes, place.world // spec.workers.nodes)

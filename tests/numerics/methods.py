@@ -39,14 +39,16 @@ class Row:
     file_ratio: float = 1.0
     """Numbers in the adapter's file for each one that is trained, at most."""
     compared: bool = True
-    """Whether plain peft has the method, so that HF Trainer can train it as well."""
+    """Whether HF Trainer can train it as well, on the whole base."""
+    base: str = "llama"
+    """Of the task CausalLM."""
 
 
 def _lora(**settings: Any) -> dict[str, Any]:
     return {"type": "LoRA", "lora": {"rank": 4, "alpha": 8, **settings}}
 
 
-ROWS = (
+LOW_RANK_ROWS = (
     Row("LoRA", _lora()),
     Row(
         "rsLoRA, LoRA+ and patterns",
@@ -68,6 +70,48 @@ ROWS = (
     Row("OFT", {"type": "OFT", "oft": {"blockSize": 8}}),
     Row("IA3", {"type": "IA3"}, rate=5e-2),
 )
+PROMPT_ROWS = (
+    Row("Prompt tuning", {"type": "PromptTuning", "promptTuning": {"virtualTokens": 16}}, rate=0.2),
+    Row(
+        "Prompt tuning from text",
+        {"type": "PromptTuning", "promptTuning": {"virtualTokens": 16, "init": "Text", "initText": "red houses"}},
+        rate=0.2,
+    ),
+    Row("P-tuning", {"type": "PTuning", "pTuning": {"virtualTokens": 16}}, rate=0.03),
+    Row("Prefix tuning", {"type": "PrefixTuning", "prefixTuning": {"virtualTokens": 8}}, rate=0.3),
+    Row(
+        "Prefix tuning with a network",
+        {"type": "PrefixTuning", "prefixTuning": {"virtualTokens": 8, "projection": True, "projectionSize": 8}},
+        rate=0.03,
+    ),
+)
+LAYER_ROWS = (
+    Row(
+        "Houlsby adapters",
+        {"type": "Bottleneck", "bottleneck": {"style": "Houlsby", "reductionFactor": 4, "nonlinearity": "Tanh"}},
+    ),
+    Row("Pfeiffer adapters", {"type": "Bottleneck", "bottleneck": {"reductionFactor": 4}}),
+    Row("parallel adapters", {"type": "Bottleneck", "bottleneck": {"style": "Parallel", "reductionFactor": 4}}),
+    Row("LayerNorm tuning", {"type": "LayerNormTuning"}, rate=0.1),
+    Row("BitFit", {"type": "BitFit"}, rate=0.1, base="gpt2"),
+    Row(
+        "trainable tokens",
+        {"type": "TrainableTokens", "trainableTokens": {"tokens": ["r", "e", "h", "<new>"]}},
+        rate=0.1,
+        file_ratio=2.0,  # peft writes them for the tied head again
+        base="tied",
+    ),
+    Row(
+        "LoRA and modules whole",
+        {"type": "LoRA", "lora": {"rank": 4}, "modulesToSave": ["norm", "lm_head"]},
+    ),
+    Row(
+        "adapters and modules whole",
+        {"type": "Bottleneck", "bottleneck": {"reductionFactor": 4}, "modulesToSave": ["norm", "embed_tokens"]},
+    ),
+)
+
+ROWS = (*LOW_RANK_ROWS, *PROMPT_ROWS, *LAYER_ROWS)
 
 
 TASKS = {"CausalLM": ("llama", "completions"), "SequenceClassification": ("bert", "classes")}
@@ -101,6 +145,8 @@ def run_name(row: Row, precision: str, task: str = "CausalLM") -> str:
 def write(folder: Path) -> dict[str, dict[str, Any]]:
     """Write models and data into a folder; return name of a run -> PeftJob."""
     tiny.write_llama(folder / "llama", layers=1, spread=SPREAD)
+    tiny.write_llama(folder / "tied", layers=1, tied=True, spread=SPREAD)
+    tiny.write_gpt2(folder / "gpt2")
     tiny.write_bert(folder / "bert", layers=1, spread=SPREAD)
     tiny.write_completions(folder / "completions.jsonl", EXAMPLES)
     tiny.write_completions(folder / "unseen-completions.jsonl", 9, seed=8)
@@ -114,6 +160,7 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
 def job(folder: Path, row: Row, precision: str, task: str) -> dict[str, Any]:
     """Return a PeftJob; in fp32 it takes two micro steps a rank, of samples of unequal length."""
     model, data = TASKS[task]
+    model = row.base if task == "CausalLM" else model
     training = {
         "precision": precision,
         "maxSteps": STEPS,

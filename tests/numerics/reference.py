@@ -17,8 +17,10 @@ import methods
 import torch
 from peft import PeftModel, get_peft_model
 from peftjob_api import PeftJob
+from peftjob_bottleneck import load
 from peftjob_trainer.data.types import Example
 from peftjob_trainer.methods import Method, method_of
+from peftjob_trainer.methods.own import OwnMethod
 from peftjob_trainer.order import global_batch
 from peftjob_trainer.planning.paper import Paper
 from peftjob_trainer.session import load_data, load_tokenizer, quiet_libraries
@@ -97,7 +99,7 @@ class Parts:
     def __init__(self, body: dict[str, Any], folder: Path) -> None:
         job = PeftJob.model_validate(body).spec
         self.base = Path(job.base_model.uri.removeprefix("file://"))
-        self.tokenizer = load_tokenizer(self.base)
+        self.tokenizer = load_tokenizer(self.base, job)
         self.spec, self.splits = load_data(job, self.tokenizer, self.base, folder)
         self.task: Task = task_of(self.spec, self.tokenizer.pad_token_id, self.splits.labels, self.tokenizer)
 
@@ -114,16 +116,23 @@ class Parts:
         return method_of(self.spec, head, self.tokenizer)
 
 
+def adapted(method: Method, model: Any, accumulation: int) -> Any:
+    """Return the whole base with the method in it."""
+    if isinstance(method, OwnMethod):
+        return method.inject(model)
+    config = method.saving_whole(method.config(model), model)
+    if hasattr(config, "orth_reg_weight"):
+        config.orth_reg_weight /= accumulation  # else peft would count the penalty once for each micro step
+    return get_peft_model(model, config)
+
+
 def train(body: dict[str, Any], initial: dict[str, torch.Tensor], folder: Path, stop_after: int | None) -> Reference:
     """Return a trainer that trained, up to a step."""
     parts = Parts(body, folder)
     training, examples, method = parts.spec.training, parts.splits.train.examples, parts.method()
     model = parts.model()
     accumulation = training.batch_size // (training.micro_batch_size or 8)
-    config = method.config(model)
-    if hasattr(config, "orth_reg_weight"):
-        config.orth_reg_weight /= accumulation  # else peft would count the penalty once for each micro step
-    model = get_peft_model(model, config)
+    model = adapted(method, model, accumulation)
     own = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert own.keys() == initial.keys()
     with torch.no_grad():
@@ -173,7 +182,8 @@ def evaluate(body: dict[str, Any], adapter: Path, folder: Path) -> dict[str, flo
     parts = Parts(body, folder)
     assert parts.splits.validation is not None
     examples = parts.splits.validation.examples
-    model = PeftModel.from_pretrained(parts.model(), adapter).eval()
+    is_own = json.loads((adapter / "adapter_config.json").read_text())["peft_type"].startswith("PEFTJOB")
+    model = load(parts.model(), adapter) if is_own else PeftModel.from_pretrained(parts.model(), adapter).eval()
     loss, predicted = parts.task.loss_sum(model, parts.task.collate(examples))
     count = sum(parts.task.count(example) for example in examples)
     return parts.task.metrics(float(loss) / count, None if predicted is None else predicted.float(), examples)

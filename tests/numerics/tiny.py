@@ -41,6 +41,21 @@ def write_llama(folder: Path, *, layers: int = 2, tied: bool = False, spread: fl
     write_tokenizer(folder)
 
 
+def write_gpt2(folder: Path) -> None:
+    """Write a random decoder with biases, layer norms and learned positions."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(1)
+    dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    ends = {"bos_token_id": None, "eos_token_id": 1}
+    config = GPT2Config(
+        vocab_size=300, n_embd=32, n_head=2, n_layer=1, n_positions=96, initializer_range=0.1, **dropout, **ends
+    )
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    write_tokenizer(folder)
+
+
 def write_bert(folder: Path, *, layers: int = 2, poisoned: bool = False, spread: float = 0.02) -> None:
     """Write a random encoder without a head; a poisoned one has a weight that is not finite."""
     import torch

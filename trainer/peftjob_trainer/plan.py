@@ -64,7 +64,7 @@ def count_of(text: str) -> int:
 
 def inputs_of(spec: PeftJobSpec, folder: Path, work: Path) -> tuple[ResolvedSpec, Inputs, str]:
     """Return the spec with nothing left open, what is known beside it, and a sentence on the data."""
-    tokenizer = session.load_tokenizer(folder)
+    tokenizer = session.load_tokenizer(folder, spec)
     automatic = torch.bfloat16 if spec.workers.accelerators else torch.float32
     if _is_here(spec):
         resolved, splits = session.load_data(spec, tokenizer, folder, work)

@@ -26,7 +26,7 @@ from .exits import TrainerError
 from .failures import explain
 from .handoff import Go, Place
 from .history import History
-from .methods import Method, method_of, trainable
+from .methods import Method, add_tokens, method_of, trainable
 from .model_card import write_model_card
 from .planning import Inputs, Option, estimate, settle, topology_of
 from .progress import Progress, serve
@@ -71,7 +71,7 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
     precision = choose_precision(go.run.spec, device)
     quiet_libraries()
     progress.phase("Loading")
-    tokenizer = load_tokenizer(go.model)
+    tokenizer = load_tokenizer(go.model, go.run.spec)
     spec, splits = load_data(
         go.run.spec, tokenizer, go.model, go.work
     )  # before the rendezvous: bad data is told at once
@@ -154,11 +154,15 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # what peft asks it for
 
 
-def load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path, spec: PeftJobSpec | None = None) -> Any:
     """Return the base's tokenizer; one without a padding token pads with its end, or failing that unknown, token.
 
+    Args:
+        folder: Of the base model.
+        spec: Of the job, whose method may add tokens.
+
     Raises:
-        TrainerError: `INVALID_CONFIG`: it cannot be loaded, or has no token to pad with.
+        TrainerError: `INVALID_CONFIG`: it cannot be loaded, has no token to pad with, or no room for more tokens.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -173,6 +177,8 @@ def load_tokenizer(folder: Path) -> Any:
             Reason.INVALID_CONFIG,
             f"{folder}: the tokenizer has no token to pad with: set pad_token in its tokenizer_config.json",
         )
+    if spec is not None:
+        add_tokens(spec, tokenizer, folder)
     return tokenizer
 
 

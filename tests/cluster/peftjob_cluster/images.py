@@ -58,7 +58,12 @@ STATIC = (Static(PAUSE, "pause"), Static(S3, "versitygw"))
 COMMON = (".dockerignore", "pyproject.toml", "constraints.txt", "crds/peftjob_api")
 OURS = (
     Ours(OPERATOR, "images/operator/Dockerfile", "operator", (*COMMON, "operator/peftjob_operator")),
-    Ours(TRAINER, "images/trainer/Dockerfile", "trainer", (*COMMON, "trainer/peftjob_trainer")),
+    Ours(
+        TRAINER,
+        "images/trainer/Dockerfile",
+        "trainer",
+        (*COMMON, "trainer/peftjob_bottleneck", "trainer/peftjob_trainer"),
+    ),
 )
 
 

@@ -11,7 +11,12 @@ from pyproject_hooks import quiet_subprocess_runner
 
 ROOT = Path(__file__).resolve().parents[3]
 USE = "import operator; print(operator.add(1, 1)); print(operator.__file__)"
-FOLDERS = {"peftjob_api": "crds", "peftjob_operator": "operator", "peftjob_trainer": "trainer"}
+FOLDERS = {
+    "peftjob_api": "crds",
+    "peftjob_operator": "operator",
+    "peftjob_bottleneck": "trainer",
+    "peftjob_trainer": "trainer",
+}
 FIND = f"import importlib.util as u; [print(s.origin if s else None) for s in map(u.find_spec, {list(FOLDERS)})]"
 
 

@@ -3,6 +3,7 @@
 A method that peft has takes a module with one class, of which `config` is all that it must say.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from peftjob_api import PeftJobSpec, Reason
 
 from ..exits import TrainerError
 from ..sharding import Values
+from .names import check_names
 
 
 class Method(ABC):
@@ -31,9 +33,14 @@ class Method(ABC):
         self.head = list(head)
         self.tokenizer = tokenizer
 
+    @property
+    def whole(self) -> list[str]:
+        """Names of modules that are trained whole beside what the method trains: the head's, and `modulesToSave`."""
+        return [*self.head, *(self.spec.method.modules_to_save or ())]
+
     @abstractmethod
     def config(self, model: Any) -> Any:
-        """Return peft's config, as a user of peft would write it.
+        """Return peft's config, as a user of peft would write it, or that of our own loader.
 
         Raises:
             TrainerError: The method does not go with this model.
@@ -52,6 +59,7 @@ class Method(ABC):
 
     def put_in(self, model: Any, config: Any) -> Any:
         """Return the model with what a config of peft's says in it; see `inject`."""
+        config = self.saving_whole(config, model)
         torch.manual_seed(self.spec.training.seed)
         try:
             # Adapters of a bf16 base become fp32.
@@ -60,6 +68,21 @@ class Method(ABC):
             raise TrainerError(
                 Reason.INVALID_CONFIG, f"spec.method {self.spec.method.type} does not go with this model: {error}"
             ) from error
+
+    def saving_whole(self, config: Any, model: Any) -> Any:
+        """Return peft's config with `modulesToSave`, in which the method leaves everything as it is.
+
+        Raises:
+            TrainerError: `TARGET_MODULES_NOT_FOUND`.
+        """
+        also = self.spec.method.modules_to_save
+        if also is not None:
+            check_names(also, [name for name, _ in model.named_modules()], "spec.method.modulesToSave", "module")
+            config.modules_to_save = list(dict.fromkeys([*(config.modules_to_save or ()), *also]))
+            if hasattr(config, "exclude_modules"):
+                names = "|".join(map(re.escape, config.modules_to_save))
+                config.exclude_modules = rf"(.*\.)?({names})(\..*)?"
+        return config
 
     def initialise(self, model: Any, values: Values) -> None:  # noqa: B027 (most have nothing to do)
         """Set new parameters that depend on the base's numbers, which are read here; collective. Most have none.

@@ -15,7 +15,7 @@ from ..order import DEFAULT_MICRO_BATCH, pack
 from ..resolve import ResolvedSpec
 from ..sharding.zero3 import blocks
 from ..tasks import Task, task_of
-from ..tasks.common import TOKEN
+from ..tasks.common import TOKEN, prepended
 from .demand import Demand
 from .dry_run import Batch, Peak, peak_of
 from .memory import runtime_bytes
@@ -98,7 +98,7 @@ def step_peak(model: Any, spec: ResolvedSpec, inputs: Inputs) -> tuple[Peak, boo
 def rough_peak(model: Any, batch: Batch) -> Peak:
     """Return a guess: what goes into and out of every linear module is kept in fp32, and the largest block gathered."""
     widths = sum(m.in_features + m.out_features for m in model.modules() if isinstance(m, torch.nn.Linear))
-    kept = batch.rows * batch.example.length * widths * 4
+    kept = batch.rows * (batch.example.length + prepended(model)) * widths * 4
     largest = max((sum(p.numel() * p.element_size() for p in b.parameters()) for b in blocks(model)), default=0)
     return Peak(kept, kept + 2 * largest)
 

@@ -43,6 +43,20 @@ log = logging.getLogger(__name__)
 
 _NAME = "peftjob_name"
 """Attribute of a parameter without data: its name in the base, whatever a method calls it later."""
+
+
+class Hollow(torch.nn.Parameter):
+    """A parameter of the base without data. Its copies, such as a method makes to train them, are filled like it."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Hollow":
+        """Return another one of the same name."""
+        if id(self) not in memo:
+            memo[id(self)] = copy = Hollow(self.data, self.requires_grad)
+            setattr(copy, _NAME, base_name(self))
+        found: Hollow = memo[id(self)]
+        return found
+
+
 _MAX_SHOWN = 5
 
 
@@ -105,8 +119,9 @@ class Base:
     def prepare(self, model: Any, new: Sequence[str] = ()) -> None:
         """Give data to everything but the parameters of the base, which become placeholders on the device.
 
-        Afterwards the model can be deep-copied and moved; `fill` finds the placeholders by an attribute. They take no
-        memory, and hold NaN, so that a copy which a method makes of one cannot go unnoticed.
+        Afterwards the model can be deep-copied and moved; `fill` finds the placeholders by an attribute, those in
+        copies that a method makes of modules too. They take no memory, and hold NaN, so that what a method computes
+        from one cannot go unnoticed.
 
         Args:
             model: From `skeleton`.
@@ -141,7 +156,7 @@ class Base:
             else:
                 dtype = next((d for pattern, d in plan.items() if matches(pattern, name)), parameter.dtype)
                 hollow = torch.full((1,), float("nan"), device=self.device).to(dtype).expand(parameter.shape)
-                replacement = torch.nn.Parameter(hollow, requires_grad=parameter.requires_grad)
+                replacement = Hollow(hollow, requires_grad=parameter.requires_grad)
                 setattr(replacement, _NAME, stored[id(parameter)])
                 self._replace(places, parameter, replacement)
 
@@ -165,7 +180,7 @@ class Base:
         own: list[Target] = []
         alike: list[Target] = []
         for places, parameter in unique(model).values():
-            name = getattr(parameter, _NAME, None)
+            name: str | None = getattr(parameter, _NAME, None)
             if parameter.requires_grad or groups.base is None:
                 if name is not None:
                     dtype = torch.float32 if parameter.requires_grad else parameter.dtype

@@ -13,6 +13,9 @@ from ..sharding.skeleton import Skeletons
 TOKEN = 1
 """Any token but padding: which one makes no difference to memory."""
 
+_IN_INPUT = ("PROMPT_TUNING", "P_TUNING")
+"""Methods of peft that put virtual tokens into the input."""
+
 Batch = dict[str, torch.Tensor]
 """Tensors of a micro batch, the rows first; `labels` among them."""
 
@@ -93,6 +96,18 @@ def pad_rows(examples: Sequence[Example], pad: int) -> Batch:
         "input_ids": torch.tensor([[*e.input_ids, *[pad] * gap] for e, gap in zip(examples, gaps, strict=True)]),
         "attention_mask": torch.tensor([[1] * (longest - gap) + [0] * gap for gap in gaps]),
     }
+
+
+def prepended(model: Any) -> int:
+    """Return how many positions a model's hidden states and logits have before those of its input.
+
+    Those of virtual tokens, which peft computes like the input's, but in an encoder-decoder, whose decoder has none.
+    """
+    config = getattr(model, "active_peft_config", None)
+    if config is None or config.peft_type not in _IN_INPUT or model.config.is_encoder_decoder:
+        return 0
+    count: int = config.num_virtual_tokens
+    return count
 
 
 def longest_of(samples: Sequence[Sample] | None, limit: int) -> int:

@@ -18,9 +18,10 @@ from typing import Any, Final, Literal
 from weakref import WeakKeyDictionary
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
 from ..data.types import IGNORED
+from .common import prepended
 
 CHUNK_BYTES: Final = {"cpu": 2**25, "cuda": 2**28}
 """Logits in fp32 that exist at once. On a CPU they stay where they are reused; a GPU needs enough rows to be busy."""
@@ -43,11 +44,20 @@ def loss_sum(model: Any, inputs: Mapping[str, torch.Tensor], labels: torch.Tenso
         inputs: What it is called with, first dimensions (rows, length).
         labels: int64 (rows, length), not shifted, `IGNORED` where nothing is learned.
     """
+    labels = behind(labels, prepended(model))
     positions, targets = supervised(labels)
     head = model.get_output_embeddings()
     if model not in _ways:
         return _find(model, head, inputs, labels, positions, targets)
     return _WAYS[_ways[model]](model, head, inputs, labels, positions, targets)
+
+
+def behind(labels: torch.Tensor, virtual: int) -> torch.Tensor:
+    """Return labels (rows, virtual + length) for a model with virtual tokens before its input; they have none.
+
+    Nothing is learned of the input's first token, as without virtual tokens.
+    """
+    return pad(labels[:, 1:], (virtual + 1, 0), value=IGNORED) if virtual else labels
 
 
 def supervised(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

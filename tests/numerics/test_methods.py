@@ -48,6 +48,7 @@ def test_the_base_is_sharded_and_stays_so(row: Row, precision: str, adapted: Any
     assert_sharded(run_name(row, precision), adapted)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning:transformers", "ignore:Specified to not save vera_A")
 @pytest.mark.parametrize(("row", "precision"), ALL)
 def test_the_plan_on_paper_is_of_the_same_parameters(row: Row, precision: str, adapted: Any, method_runs: Path) -> None:
     spec = PeftJob.model_validate(methods.job(method_runs, row, precision, "CausalLM")).spec

@@ -152,6 +152,7 @@ def quiet_libraries() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # what peft asks it for
+    warnings.filterwarnings("ignore", message="Specified to not (save|load) vera_A")  # as `methods.vera` means it
 
 
 def load_tokenizer(folder: Path, spec: PeftJobSpec | None = None) -> Any:

@@ -49,6 +49,13 @@ class AdaLoRA(Method):
             task_type=task_type(self.spec),
         )
 
+    def inject(self, model: Any) -> Any:
+        """Return the model with AdaLoRA in it; see there."""
+        model = super().inject(model)
+        for _, layer in adapted(model):
+            layer.ranknum.requires_grad_(False)  # of which peft makes trained ones on the meta device
+        return model
+
     def penalty(self, model: Any) -> torch.Tensor | None:
         """Return how far the A and B are from orthogonal, on average over all of them, by the weight in the spec."""
         distances = []

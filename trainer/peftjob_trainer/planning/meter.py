@@ -5,6 +5,7 @@ booleans are real as long as they are small, so that a model that looks at its t
 to do decides as it will. Every storage is counted from the first operator that returns it until it is freed.
 """
 
+import math
 import weakref
 from dataclasses import dataclass
 from typing import Any, Final
@@ -131,6 +132,9 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
         if func is torch.ops.aten.index.Tensor:
             args = (args[0], _without_masks(args[1]))
         return func(*args, **kwargs)
+    if func is torch.ops.aten.rand.default and math.prod(args[0]) == 1:
+        with unset_fake_temporarily():
+            return torch.ones(args[0])  # what chance leaves out, such as a module of LoHa, is there
     try:
         out = func(*args, **kwargs)
     except _NEEDS_NUMBERS:

@@ -5,7 +5,15 @@ from typing import Any
 
 import tiny
 
-COMPARED = ("completions, at once", "completions, accumulated", "classes, at once", "classes, accumulated")
+COMPARED = (
+    "completions, at once",
+    "completions, accumulated",
+    "classes, at once",
+    "classes, accumulated",
+    "any labels",
+    "numbers",
+    "tags",
+)
 """Runs that one rank, two ranks and HF Trainer must agree on."""
 BLOCKS = 12
 STEPS = 10
@@ -22,6 +30,9 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
     tiny.write_classified(folder / "classes-45.jsonl", 45)
     tiny.write_classified(folder / "classes-33.jsonl", 33)
     tiny.write_classified(folder / "validation.jsonl", 21, seed=5)
+    for rows in (33, 1):
+        tiny.write_labelled(folder / f"labelled-{rows}.jsonl", rows)
+        tiny.write_tagged(folder / f"tags-{rows}.jsonl", rows)
     clm: dict[str, Any] = {"model": "llama", "kind": "CausalLM"}
     cls: dict[str, Any] = {"model": "bert", "kind": "SequenceClassification"}
     validation = {"validation": f"file://{folder}/validation.jsonl"}
@@ -36,6 +47,14 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
         "completions, accumulated": job(clm, "completions-33.jsonl", training=parts),
         "classes, at once": job(cls, "classes-45.jsonl", training=whole),
         "classes, accumulated": job(cls, "classes-33.jsonl", training=parts),
+        "any labels": _classified(folder, "MultiLabel", "labels"),
+        "numbers": _classified(folder, "Regression", "number"),
+        "tags": job(
+            {"model": "bert", "kind": "TokenClassification"},
+            "tags-33.jsonl",
+            training=parts,
+            dataset={"validation": f"file://{folder}/tags-1.jsonl"},
+        ),
         "packed": job(clm, "completions-45.jsonl", training=parts, dataset={"packing": True}),
         "checkpointed": job(clm, "completions-45.jsonl", training={**whole, "gradientCheckpointing": True}),
         "checkpointed classes": job(cls, "classes-45.jsonl", training={**whole, "gradientCheckpointing": True}),
@@ -63,6 +82,19 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
         ),
         "grouped": _grouped(folder),
     }
+
+
+def _classified(folder: Path, problem: str, column: str) -> dict[str, Any]:
+    """Return a job whose evaluation of one row leaves the second of two ranks none."""
+    return tiny.job(
+        folder,
+        model="bert",
+        kind="SequenceClassification",
+        train="labelled-33.jsonl",
+        task={"type": "SequenceClassification", "sequenceClassification": {"problem": problem}},
+        training={"microBatchSize": 4},
+        dataset={"columns": {"label": column}, "validation": f"file://{folder}/labelled-1.jsonl"},
+    )
 
 
 GROUPS = ("Replicate", "Node", "Full")

@@ -23,9 +23,17 @@ from peftjob_trainer.tasks import task_of
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     Trainer,
     TrainingArguments,
 )
+
+MODELS: dict[str, tuple[Any, str]] = {
+    "CausalLM": (AutoModelForCausalLM, "CAUSAL_LM"),
+    "SequenceClassification": (AutoModelForSequenceClassification, "SEQ_CLS"),
+    "TokenClassification": (AutoModelForTokenClassification, "TOKEN_CLS"),
+}
+"""Task -> what has it, and peft's name of it."""
 
 
 class OurOrder(torch.utils.data.Sampler[int]):
@@ -46,8 +54,15 @@ class OurOrder(torch.utils.data.Sampler[int]):
 
 
 def mean_over_batch(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-    """Return the rows' losses over all rows of the step, as Trainer asks it of losses that know accumulation."""
-    return torch.nn.functional.cross_entropy(outputs.logits, labels, reduction="sum") / num_items_in_batch
+    """Return the losses over all that Trainer counts of the step, as it asks it of losses that know accumulation."""
+    logits, functional = outputs.logits, torch.nn.functional
+    if labels.is_floating_point():
+        total = functional.mse_loss(logits[:, 0], labels, reduction="sum")
+    elif labels.shape == logits.shape:
+        total = functional.binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum")
+    else:
+        total = functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum")
+    return total / num_items_in_batch
 
 
 class Reference(Trainer):
@@ -74,17 +89,16 @@ def reference(body: dict[str, Any], initial: dict[str, torch.Tensor], folder: Pa
     tokenizer = load_tokenizer(base)
     splits = load_splits(spec, tokenizer, spec.storage, folder)
     examples, task = splits.train.examples, task_of(spec, tokenizer.pad_token_id, splits.labels)
-    is_classifier = splits.labels is not None
-    if is_classifier:
-        model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=len(splits.labels))
-    else:
-        model = AutoModelForCausalLM.from_pretrained(base)
+    auto, task_type = MODELS[spec.task.type]
+    is_classifier = "Classification" in spec.task.type
+    model = auto.from_pretrained(base, **({"num_labels": len(splits.labels or "1")} if is_classifier else {}))
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=0.0,
         target_modules="all-linear",
-        task_type="SEQ_CLS" if is_classifier else "CAUSAL_LM",
+        task_type=task_type,
+        exclude_modules=["classifier"] if is_classifier else None,
     )
     model = get_peft_model(model, config)
     own = {name: p for name, p in model.named_parameters() if p.requires_grad}

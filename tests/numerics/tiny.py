@@ -79,6 +79,30 @@ def write_classified(path: Path, rows: int, seed: int = 4) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def write_labelled(path: Path, rows: int, seed: int = 6) -> None:
+    """Write texts with every label that is due, which may be none, and with a number."""
+    chance = random.Random(seed)
+    lines = []
+    for _ in range(rows):
+        text = words(chance, chance.randint(1, 6))
+        labels = [label for label, word in zip(LABELS, ("red", "green", "winter"), strict=True) if word in text]
+        lines.append({"text": text, "labels": labels, "number": len(text) / 10 - 1})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_tagged(path: Path, rows: int, seed: int = 7) -> None:
+    """Write words with tags: a colour before houses is a name, of houses or of one house."""
+    chance = random.Random(seed)
+    lines = []
+    for _ in range(rows):
+        tokens = words(chance, chance.randint(1, 8)).split()
+        tags = ["B-COLOUR" if word in ("red", "green") else "O" for word in tokens]
+        tags = ["I-COLOUR" if w == "houses" and t != "O" else tag
+                for tag, w, t in zip(tags, tokens, ["O", *tags], strict=False)]  # fmt: skip
+        lines.append({"tokens": tokens, "tags": tags})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def job(folder: Path, *, model: str, train: str, kind: str, **spec: Any) -> dict[str, Any]:
     """Return a PeftJob on files of a folder; `training` and `dataset` are merged, other fields of the spec replaced."""
     task: dict[str, Any] = {"type": kind}

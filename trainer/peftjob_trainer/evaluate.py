@@ -40,7 +40,7 @@ def _of_all_ranks(found: list[tuple[list[int], torch.Tensor]], samples: int, dev
         device: For the exchange.
     """
     is_flat = found[0][1].dim() == 1
-    each = [(indices, predicted[: len(indices)].view(len(indices), -1)) for indices, predicted in found]
+    each = [(indices, (predicted[:, None] if is_flat else predicted)[: len(indices)]) for indices, predicted in found]
     width = torch.tensor(max(predicted.shape[1] for _, predicted in each), device=device)
     dist.all_reduce(width, op=dist.ReduceOp.MAX)
     table = torch.zeros(samples, int(width), device=device)

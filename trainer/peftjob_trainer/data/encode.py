@@ -9,9 +9,9 @@ Used by `load`; pure but for the tokenizer. Two rules hold for every kind of exa
   as long as it fits; a beginning-of-sequence token is kept in front. No example is dropped for its length.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 from peftjob_api import Reason
@@ -25,13 +25,56 @@ Cut = tuple[Example, bool]
 """An example, and whether it was cut."""
 
 
-def encode_classified(tokenizer: Any, text: str, label: int, max_length: int) -> Cut:
-    """Return the example of a text and its class; special tokens stay where the tokenizer puts them when it cuts."""
+def encode_classified(tokenizer: Any, text: str, label: int | float | tuple[int, ...], max_length: int) -> Cut:
+    """Return the example of a text and its class, classes or number.
+
+    Special tokens stay where the tokenizer puts them when it cuts.
+    """
     ids = tokenizer(text, verbose=False)["input_ids"]
     cut = len(ids) > max_length
     if cut:
         ids = tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
     return Example(tuple(ids), label), cut
+
+
+class Mark(NamedTuple):
+    """A part of a text, and what its tokens are labelled with."""
+
+    begin: int
+    """In characters."""
+    end: int
+    first: int
+    """Of its first token."""
+    rest: int
+    """Of the others."""
+
+
+def encode_marked(tokenizer: Any, text: str, marks: Sequence[Mark], outside: int, max_length: int) -> Cut:
+    """Return the example of a text with labelled parts.
+
+    Args:
+        tokenizer: A fast one.
+        text: Whose end is lost when it is cut.
+        marks: In order, none overlaps another. A token in two of them is the first one's.
+        outside: Label of tokens in no part; special ones are never learned.
+        max_length: In tokens.
+    """
+    encoded = tokenizer(text, truncation=True, max_length=max_length, return_offsets_mapping=True)
+    labels = []
+    at, is_first = 0, True
+    for begin, end in encoded["offset_mapping"]:
+        while at < len(marks) and marks[at].end <= begin:
+            at, is_first = at + 1, True
+        if begin == end:
+            labels.append(IGNORED)
+        elif at < len(marks) and end > marks[at].begin:
+            labels.append(marks[at].first if is_first else marks[at].rest)
+            is_first = False
+        else:
+            labels.append(outside)
+    ids = encoded["input_ids"]
+    is_cut = len(ids) == max_length and len(tokenizer(text, verbose=False)["input_ids"]) > max_length
+    return Example(tuple(ids), tuple(labels)), is_cut
 
 
 def encode_text(tokenizer: Any, text: str, max_length: int) -> Cut:

@@ -8,9 +8,13 @@ from types import ModuleType
 
 from peftjob_api.task_spec import TaskSpec
 
-from . import classified, text
+from . import classified, tagged, text
 
-_READERS: dict[str, ModuleType] = {"CausalLM": text, "SequenceClassification": classified}
+_READERS: dict[str, ModuleType] = {
+    "CausalLM": text,
+    "SequenceClassification": classified,
+    "TokenClassification": tagged,
+}
 
 
 def reader_of(spec: TaskSpec) -> ModuleType:

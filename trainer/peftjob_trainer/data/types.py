@@ -22,9 +22,9 @@ class Example:
     """One text, and what is to be learned of it."""
 
     input_ids: tuple[int, ...]
-    labels: tuple[int, ...] | int
-    """For CausalLM as many as `input_ids`, `IGNORED` where nothing is learned, not shifted; for
-    SequenceClassification the index of the class."""
+    labels: tuple[int, ...] | int | float
+    """For CausalLM and TokenClassification as many as `input_ids`, `IGNORED` where nothing is learned, not shifted; for
+    SequenceClassification the index of the class, of MultiLabel 0 or 1 for each class, of Regression the number."""
 
     @property
     def length(self) -> int:

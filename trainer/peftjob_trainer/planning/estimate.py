@@ -38,11 +38,10 @@ class Inputs:
 
     def labels(self, spec: PeftJobSpec) -> list[str] | None:
         """Return the names of the classes; two, while nobody knows."""
-        if spec.task.type != "SequenceClassification":
-            return None
-        settings = spec.task.sequence_classification
-        known = self.splits.labels if self.splits else settings.labels if settings else None
-        return known or ["0", "1"]
+        if self.splits is not None:
+            return self.splits.labels
+        classifies = "Classification" in spec.task.type and spec.task.kind != "SequenceClassification/Regression"
+        return (spec.task.labels or ["0", "1"]) if classifies else None
 
     def task(self, spec: PeftJobSpec) -> Task:
         """Return the job's task."""

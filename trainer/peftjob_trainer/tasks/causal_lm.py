@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from ..data import IGNORED, Example
 from ..sharding.skeleton import Skeletons
 from . import cross_entropy
-from .common import TOKEN, Batch, Task, longest_of, pad_rows
+from .common import TOKEN, Batch, Task, longest_of, pad_labels, pad_rows
 
 
 class CausalLM(Task):
@@ -30,10 +30,7 @@ class CausalLM(Task):
 
     def collate(self, samples: Sequence[Example]) -> Batch:
         """Return int64 tensors (rows, longest): `input_ids`, `attention_mask`, `labels`."""
-        batch = pad_rows(samples, self.pad)
-        width = batch["input_ids"].shape[1]
-        rows = [[*_labels(sample), *[IGNORED] * (width - sample.length)] for sample in samples]
-        return {**batch, "labels": torch.tensor(rows)}
+        return {**pad_rows(samples, self.pad), "labels": pad_labels([_labels(sample) for sample in samples])}
 
     def collate_packed(self, rows: Sequence[Sequence[Example]]) -> Batch:
         """Return int64 tensors (rows, longest) of rows of several examples: `input_ids`, `position_ids`, `labels`.

@@ -95,6 +95,12 @@ def pad_rows(examples: Sequence[Example], pad: int) -> Batch:
     }
 
 
+def pad_labels(labels: Sequence[Any]) -> torch.Tensor:
+    """Return int64 (rows, longest) of rows of labels, with `IGNORED` on the right."""
+    longest = max(len(row) for row in labels)
+    return torch.tensor([[*row, *[IGNORED] * (longest - len(row))] for row in labels])
+
+
 def longest_of(samples: Sequence[Sample] | None, limit: int) -> int:
     """Return the most tokens of a sample."""
     return limit if samples is None else min(limit, max(sample.length for sample in samples))

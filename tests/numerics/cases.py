@@ -13,8 +13,13 @@ COMPARED = (
     "any labels",
     "numbers",
     "tags",
+    "translations",
 )
 """Runs that one rank, two ranks and HF Trainer must agree on."""
+UNEQUAL = "translations, written"
+"""What this model writes ends early, here and there."""
+WRITTEN = ("answers", UNEQUAL)
+"""Runs in which the model writes; of two ranks, one has nothing to write in the last batch."""
 BLOCKS = 12
 STEPS = 10
 """Of the runs of each shard group; each is one micro step of four ranks, and four of one rank."""
@@ -30,6 +35,8 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
     tiny.write_classified(folder / "classes-45.jsonl", 45)
     tiny.write_classified(folder / "classes-33.jsonl", 33)
     tiny.write_classified(folder / "validation.jsonl", 21, seed=5)
+    tiny.write_t5(folder / "t5")
+    tiny.write_translations(folder / "translations-33.jsonl", 33)
     for rows in (33, 1):
         tiny.write_labelled(folder / f"labelled-{rows}.jsonl", rows)
         tiny.write_tagged(folder / f"tags-{rows}.jsonl", rows)
@@ -54,6 +61,24 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
             "tags-33.jsonl",
             training=parts,
             dataset={"validation": f"file://{folder}/tags-1.jsonl"},
+        ),
+        "translations": job({"model": "t5", "kind": "Seq2SeqLM"}, "translations-33.jsonl", training=parts),
+        "checkpointed translations": job(
+            {"model": "t5", "kind": "Seq2SeqLM"},
+            "translations-33.jsonl",
+            training={**parts, "gradientCheckpointing": True},
+        ),
+        "answers": job(
+            clm,
+            "completions-45.jsonl",
+            training={**parts, "evaluation": {"everySteps": 5, "generate": {"maxNewTokens": 6, "maxSamples": 9}}},
+            dataset={"validation": f"file://{folder}/completions-33.jsonl"},
+        ),
+        UNEQUAL: job(
+            {"model": "t5", "kind": "Seq2SeqLM"},
+            "translations-33.jsonl",
+            training={**parts, "evaluation": {"metric": "ChrF", "generate": {"maxNewTokens": 12, "maxSamples": 9}}},
+            dataset={"validation": f"file://{folder}/translations-33.jsonl"},
         ),
         "packed": job(clm, "completions-45.jsonl", training=parts, dataset={"packing": True}),
         "checkpointed": job(clm, "completions-45.jsonl", training={**whole, "gradientCheckpointing": True}),

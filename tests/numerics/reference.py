@@ -22,6 +22,7 @@ from peftjob_trainer.session import load_tokenizer, quiet_libraries
 from peftjob_trainer.tasks import task_of
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     Trainer,
@@ -30,6 +31,7 @@ from transformers import (
 
 MODELS: dict[str, tuple[Any, str]] = {
     "CausalLM": (AutoModelForCausalLM, "CAUSAL_LM"),
+    "Seq2SeqLM": (AutoModelForSeq2SeqLM, "SEQ_2_SEQ_LM"),
     "SequenceClassification": (AutoModelForSequenceClassification, "SEQ_CLS"),
     "TokenClassification": (AutoModelForTokenClassification, "TOKEN_CLS"),
 }
@@ -126,14 +128,18 @@ def reference(body: dict[str, Any], initial: dict[str, torch.Tensor], folder: Pa
     )
 
     def collate(rows: list[Example]) -> dict[str, torch.Tensor]:
-        return task.collate(rows)
+        batch = task.collate(rows)
+        if spec.task.type != "Seq2SeqLM":
+            return batch
+        labels = batch["labels"][:, 1:]  # ours have a place for the start token
+        return {**batch, "labels": labels, "decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels)}
 
     trainer = Reference(
         model=model,
         args=arguments,
         train_dataset=examples,
         data_collator=collate,
-        compute_loss_func=mean_over_batch if is_classifier else None,
+        compute_loss_func=None if spec.task.type == "CausalLM" else mean_over_batch,
     )
     trainer.losses, trainer.order = {}, OurOrder(len(examples), training.batch_size, training.seed)
     trainer.train()

@@ -40,6 +40,20 @@ def write_llama(folder: Path, *, layers: int = 2, tied: bool = False) -> None:
     write_tokenizer(folder)
 
 
+def write_t5(folder: Path) -> None:
+    """Write a random encoder-decoder whose embedding is its head as well."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(1)
+    sizes = {"vocab_size": 300, "d_model": 32, "num_heads": 2, "d_kv": 16, "d_ff": 64, "dropout_rate": 0.0}
+    config = T5Config(**sizes, num_layers=2, feed_forward_proj="gated-gelu", pad_token_id=0, decoder_start_token_id=0)
+    model = T5ForConditionalGeneration(config)
+    model.generation_config.eos_token_id = list(range(1, SIZES["vocab_size"], 7))  # so that a text ends now and then
+    model.save_pretrained(folder)
+    write_tokenizer(folder)
+
+
 def write_bert(folder: Path, *, poisoned: bool = False) -> None:
     """Write a random encoder without a head; a poisoned one has a weight that is not finite."""
     import torch
@@ -66,6 +80,13 @@ def write_completions(path: Path, rows: int) -> None:
         {"prompt": words(chance, 2), "completion": " " + words(chance, chance.randint(1, 12))} for _ in range(rows)
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_translations(path: Path, rows: int) -> None:
+    """Write sources of 1 to 6 words, and the same in upper case."""
+    chance = random.Random(8)
+    sources = [words(chance, chance.randint(1, 6)) for _ in range(rows)]
+    path.write_text("".join(json.dumps({"source": s, "target": s.upper()}) + "\n" for s in sources))
 
 
 def write_classified(path: Path, rows: int, seed: int = 4) -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from peftjob_api import PeftJobSpec
 from peftjob_api.metrics import METRICS
-from peftjob_trainer.data import IGNORED, Example
+from peftjob_trainer.data import IGNORED, Example, SourceTarget
 from peftjob_trainer.history import METRIC_KEYS, deciding_metric, is_better
-from peftjob_trainer.tasks import Task, task_of
+from peftjob_trainer.tasks import Task, judge, task_of
 
 
 def spec(kind: str, **training: Any) -> PeftJobSpec:
@@ -113,3 +113,62 @@ def test_a_batch_to_keep_in_step_with_is_worth_nothing() -> None:
         assert worth > 0, kind
         assert nothing == 0, kind
         nothing.backward()
+
+
+def test_texts_as_wanted() -> None:
+    texts = ["The cat sat on the mat.", "Ein Wort, zwei Worte."]
+    assert judge([f" {text} " for text in texts], texts) == pytest.approx(
+        {"chrF": 100, "bleu": 100, "rougeL": 1, "exactMatch": 1}
+    )
+
+
+def test_texts_of_any_script() -> None:
+    found = judge(["кошка спит дома", ""], ["кошка не спит", "да"])
+    # The longest common subsequence is two of three words.
+    assert found["rougeL"] == pytest.approx((2 / 3 + 0) / 2)
+    assert found["exactMatch"] == 0
+    assert 0 < found["chrF"] < 100
+
+
+class Words:
+    """A tokenizer that writes tokens as letters."""
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        return "".join(chr(96 + i) for i in ids if i != 1 or not skip_special_tokens)
+
+
+@pytest.mark.parametrize(
+    ("ids", "labels", "want"),
+    [
+        ((5, 6, 7, 8, 1), (IGNORED, IGNORED, 7, 8, 1), ((5, 6), "gh")),
+        ((5, 7, 1, 6, 8, 9), (IGNORED, 7, 1, IGNORED, 8, 9), ((5, 7, 1, 6), "hi")),
+        ((7, 8), (7, 8), ((7,), "gh")),
+    ],
+    ids=["a completion", "the last turn of a chat", "a prompt that was cut away"],
+)
+def test_prompts_of_texts(ids: tuple[int, ...], labels: tuple[int, ...], want: Any) -> None:
+    of = task_of(spec("CausalLM"), 0, None, Words())
+    assert of.prompt(Example(ids, labels)) == want
+
+
+def test_a_decoder_is_given_each_token_of_the_target_but_asked_for_the_next() -> None:
+    given: dict[str, torch.Tensor] = {}
+
+    class Model:
+        config = type("Config", (), {"decoder_start_token_id": 2})
+
+        def get_output_embeddings(self) -> None:
+            return None
+
+        def __call__(self, **inputs: torch.Tensor) -> Any:
+            given.update(inputs)
+            logits = torch.zeros(2, inputs["decoder_input_ids"].shape[1], 10)
+            return type("Outputs", (), {"logits": logits})
+
+    of = task_of(spec("Seq2SeqLM"), 0, None)
+    samples = [SourceTarget((5,), (6, 7, 1)), SourceTarget((5, 5), (8, 1))]
+    loss, _ = of.loss_sum(Model(), of.collate(samples))
+    assert given["decoder_input_ids"].tolist() == [[2, 6, 7, 1], [2, 8, 1, 0]]
+    assert given["input_ids"].tolist() == [[5, 0], [5, 5]]
+    assert float(loss) == pytest.approx(5 * math.log(10))
+    assert sum(of.count(sample) for sample in samples) == 5

@@ -19,7 +19,7 @@ from peftjob_api import Reason
 from ..exits import TrainerError
 from .chat import render_spans
 from .rows import malformed
-from .types import IGNORED, Example
+from .types import IGNORED, Example, SourceTarget
 
 Cut = tuple[Example, bool]
 """An example, and whether it was cut."""
@@ -75,6 +75,24 @@ def encode_marked(tokenizer: Any, text: str, marks: Sequence[Mark], outside: int
     ids = encoded["input_ids"]
     is_cut = len(ids) == max_length and len(tokenizer(text, verbose=False)["input_ids"]) > max_length
     return Example(tuple(ids), tuple(labels)), is_cut
+
+
+def encode_source_target(tokenizer: Any, source: str, target: str, max_length: int) -> tuple[SourceTarget, bool]:
+    """Return a source and its target, each of at most `max_length` tokens, and whether either was cut.
+
+    Special tokens stay where the tokenizer puts them; a target that it does not end gets the end-of-sequence token,
+    unless it is cut.
+    """
+    sources, targets = tokenizer(source, verbose=False), tokenizer(text_target=target, verbose=False)
+    cut = [len(each["input_ids"]) > max_length for each in (sources, targets)]
+    if cut[0]:
+        sources = tokenizer(source, truncation=True, max_length=max_length)
+    if cut[1]:
+        targets = tokenizer(text_target=target, truncation=True, max_length=max_length)
+    ids, eos = list(targets["input_ids"]), tokenizer.eos_token_id
+    if eos is not None and eos not in ids and len(ids) < max_length:
+        ids.append(eos)
+    return SourceTarget(tuple(sources["input_ids"]), tuple(ids), target), any(cut)
 
 
 def encode_text(tokenizer: Any, text: str, max_length: int) -> Cut:

@@ -8,10 +8,11 @@ from types import ModuleType
 
 from peftjob_api.task_spec import TaskSpec
 
-from . import classified, tagged, text
+from . import classified, source_target, tagged, text
 
 _READERS: dict[str, ModuleType] = {
     "CausalLM": text,
+    "Seq2SeqLM": source_target,
     "SequenceClassification": classified,
     "TokenClassification": tagged,
 }

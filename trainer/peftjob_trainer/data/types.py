@@ -32,6 +32,22 @@ class Example:
         return len(self.input_ids)
 
 
+@dataclass(frozen=True)
+class SourceTarget:
+    """A text, and what it is to become."""
+
+    source_ids: tuple[int, ...]
+    target_ids: tuple[int, ...]
+    """With what ends it, without what a decoder begins with."""
+    target: str = ""
+    """As it is in the data: a tokenizer may not be able to write every character."""
+
+    @property
+    def length(self) -> int:
+        """Number of tokens, of both."""
+        return len(self.source_ids) + len(self.target_ids)
+
+
 Encoded = tuple[Sample | None, bool]
 """A sample, or None for a row with nothing to learn; and whether it was cut."""
 

@@ -79,6 +79,7 @@ class Method(ABC):
 
 _TASKS = {
     "CausalLM": TaskType.CAUSAL_LM,
+    "Seq2SeqLM": TaskType.SEQ_2_SEQ_LM,
     "SequenceClassification": TaskType.SEQ_CLS,
     "TokenClassification": TaskType.TOKEN_CLS,
 }

@@ -19,6 +19,7 @@ from .demand import Demand
 from .dry_run import Batch, Peak, peak_of
 from .memory import runtime_bytes
 from .paper import model_on_paper
+from .writing import largest_writing, writing
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ def estimate(spec: PeftJobSpec, inputs: Inputs) -> Demand:
         sharded=peak.sharded,
         runtime=runtime_bytes(accelerated=accelerated),
         is_rough=is_rough,
+        writing=writing(model, inputs.task(spec), spec, _validated(inputs.splits)),
     )
 
 
@@ -87,10 +89,24 @@ def step_peak(model: Any, spec: PeftJobSpec, inputs: Inputs) -> tuple[Peak, bool
         peaks = [peak_of(model, task, training, training=True, accelerated=accelerated)]
         if evaluation is not None:
             peaks.append(peak_of(model, task, evaluation, training=False, accelerated=accelerated))
+        written = largest_writing(task, spec, _evaluated(inputs.splits) or None)
+        if written is not None:
+            peaks.append(peak_of(model, *written, training=False, accelerated=accelerated))
     except Exception as error:  # of any model's code: a job must not end for want of an estimate
         log.warning("plan: the model does not run without data (%s): activations are only roughly right", error)
         return rough_peak(model, training), True
     return Peak(max(p.whole for p in peaks), max(p.sharded for p in peaks)), False
+
+
+def _evaluated(splits: Splits | None) -> list[Sample]:
+    """Return all samples of evaluations, if they are known."""
+    found = (splits.validation, splits.test) if splits else ()
+    return [sample for split in found if split for sample in split.examples]
+
+
+def _validated(splits: Splits | None) -> int | None:
+    """Return how many samples the validation data has."""
+    return len(splits.validation.examples) if splits and splits.validation else None
 
 
 def rough_peak(model: Any, batch: Batch) -> Peak:

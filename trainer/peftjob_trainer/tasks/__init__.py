@@ -7,13 +7,16 @@ from peftjob_api import PeftJobSpec
 
 from .causal_lm import CausalLM
 from .common import Task
+from .judge import judge
+from .seq2seq_lm import Seq2SeqLM
 from .sequence_classification import MultiLabel, Regression, SequenceClassification
 from .token_classification import PlainTokenClassification, TokenClassification
 
-__all__ = ["Task", "task_of"]
+__all__ = ["Task", "judge", "task_of"]
 
 _TASKS: dict[str, type[Task]] = {
     "CausalLM": CausalLM,
+    "Seq2SeqLM": Seq2SeqLM,
     "SequenceClassification": SequenceClassification,
     "SequenceClassification/MultiLabel": MultiLabel,
     "SequenceClassification/Regression": Regression,

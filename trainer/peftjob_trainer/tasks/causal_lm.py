@@ -60,6 +60,18 @@ class CausalLM(Task):
         """Return `loss` and `perplexity`."""
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
 
+    def prompt(self, sample: Example) -> tuple[Sequence[int], str]:
+        """Return what stands before the last answer, at least one token, and this answer."""
+        labels = _labels(sample)
+        end = max(place for place, label in enumerate(labels) if label != IGNORED) + 1
+        start = max((place for place in range(end) if labels[place] == IGNORED), default=-1) + 1
+        return sample.input_ids[: max(start, 1)], self.tokenizer.decode(labels[start:end], skip_special_tokens=True)
+
+    def written(self, sample: Example, tokens: int) -> Example:
+        """Return an example with so many more tokens, one of them supervised."""
+        ids = sample.input_ids + (TOKEN,) * tokens
+        return Example(ids, (IGNORED,) * (len(ids) - 1) + (TOKEN,))
+
     def largest(self, samples: Sequence[Example] | None, limit: int) -> Example:
         """Return an example as long as the longest, and with as much supervised as any."""
         ids = (TOKEN,) * longest_of(samples, limit)

@@ -293,6 +293,18 @@ def test_a_number_for_a_text(load: Loader) -> None:
     assert [example.labels for example in splits.train.examples] == [1.0, -0.5, 0.2]
 
 
+def test_a_source_and_its_target(load: Loader, tokenizer: Any) -> None:
+    task = {"type": "Seq2SeqLM", "seq2seqLM": {"sourcePrefix": "up: "}}
+    train = load({"source": "ab", "target": "AB"}, {"source": "abcdef", "target": "ABCDEF"}, task=task, maxLength=8)
+    sources = [tokenizer.decode(sample.source_ids) for sample in train.train.examples]
+    targets = [tokenizer.decode(sample.target_ids) for sample in train.train.examples]
+    assert sources == ["<s>up: ab", "<s>up: abc"]
+    assert targets == ["<s>AB</s>", "<s>ABCDEF</s>"]
+    assert [sample.target for sample in train.train.examples] == ["AB", "ABCDEF"]
+    assert [sample.length for sample in train.train.examples] == [7 + 4, 8 + 8]
+    assert train.train.truncated == 1
+
+
 TAG = {"type": "TokenClassification"}
 
 

@@ -18,6 +18,7 @@ CLASSIFY: dict[str, Any] = {"type": "SequenceClassification"}
 SEVERAL: dict[str, Any] = {**CLASSIFY, "sequenceClassification": {"problem": "MultiLabel"}}
 NUMBER: dict[str, Any] = {**CLASSIFY, "sequenceClassification": {"problem": "Regression"}}
 TAG: dict[str, Any] = {"type": "TokenClassification"}
+TRANSLATE: dict[str, Any] = {"type": "Seq2SeqLM"}
 PLAIN: dict[str, Any] = {**TAG, "tokenClassification": {"scheme": "Plain"}}
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 
@@ -63,6 +64,7 @@ class Case:
     task: dict[str, Any] = field(default_factory=lambda: {"type": "CausalLM"})
     columns: dict[str, str] = field(default_factory=dict)
     template: str | None = None
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 GOOD = (classified("a"), classified("b"))
@@ -411,6 +413,42 @@ CASES = [
         Reason.DATASET_MALFORMED,
         ("train.jsonl line 1", "'completion'"),
     ),
+    # Sources and targets.
+    Case(
+        "a source without a column of that name",
+        {"train.jsonl": lines({"english": "a", "target": "b"})},
+        Reason.DATASET_COLUMN_MISSING,
+        ("train.jsonl", "'source'", "'english', 'target'", "spec.dataset.columns.source"),
+        TRANSLATE,
+    ),
+    Case(
+        "a target that is empty",
+        {"train.csv": b"source,target\na,b\nc,\n"},
+        Reason.DATASET_MALFORMED,
+        ("train.csv line 3", "column 'target' is empty", "remove the row"),
+        TRANSLATE,
+    ),
+    Case(
+        "a source that is white space",
+        {"train.jsonl": lines({"source": " \n", "target": "b"})},
+        Reason.DATASET_MALFORMED,
+        ("train.jsonl line 1", "column 'source' is empty"),
+        TRANSLATE,
+    ),
+    Case(
+        "a target that is a list",
+        {"train.jsonl": lines({"source": "a", "target": ["b"]})},
+        Reason.DATASET_MALFORMED,
+        ("train.jsonl line 1", "'target'", "array", "write a string"),
+        TRANSLATE,
+    ),
+    Case(
+        "plain text, where the model is to write answers",
+        {"train.jsonl": lines({"text": "a"}), "validation.jsonl": lines({"text": "a"})},
+        Reason.INVALID_CONFIG,
+        ("spec.training.evaluation.generate", "train.jsonl", "prompt and completion"),
+        training={"evaluation": {"generate": {}}},
+    ),
     # Chats.
     Case(
         "a chat for a tokenizer without a template",
@@ -476,7 +514,7 @@ def test_bad_data_is_named_with_its_place_and_the_fix(
         (tmp_path / name).write_bytes(body)
         uris[name.partition(".")[0]] = f"file://{tmp_path / name}"
     monkeypatch.setattr(tokenizer, "chat_template", case.template)
-    job = spec(**uris, columns=case.columns, task=case.task)
+    job = spec(**uris, columns=case.columns, task=case.task, training=case.training)
     with pytest.raises(TrainerError) as error:
         load_splits(job, tokenizer, StorageSpec(), tmp_path / "work")
     assert error.value.reason is case.want, error.value.message

@@ -66,6 +66,7 @@ def test_sharded_ranks_write_what_the_unsharded_model_writes(name: str, runs: Pa
     assert (len(lengths) > 2) == (name == cases.UNEQUAL)
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 @pytest.mark.parametrize("name", cases.WRITTEN)
 def test_writing_gathers_what_the_plan_says(name: str, runs: Path, two: Any) -> None:
     from peftjob_trainer.planning.estimate import Inputs, estimate

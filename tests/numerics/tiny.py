@@ -41,12 +41,20 @@ def write_llama(folder: Path, *, layers: int = 2, tied: bool = False) -> None:
 
 
 def write_t5(folder: Path) -> None:
-    """Write a random encoder-decoder whose embedding is its head as well."""
+    """Write a random encoder-decoder that does not write what it read."""
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
     torch.manual_seed(1)
-    sizes = {"vocab_size": 300, "d_model": 32, "num_heads": 2, "d_kv": 16, "d_ff": 64, "dropout_rate": 0.0}
+    sizes = {
+        "vocab_size": 300,
+        "d_model": 32,
+        "num_heads": 2,
+        "d_kv": 16,
+        "d_ff": 64,
+        "dropout_rate": 0.0,
+        "tie_word_embeddings": False,
+    }
     config = T5Config(**sizes, num_layers=2, feed_forward_proj="gated-gelu", pad_token_id=0, decoder_start_token_id=0)
     model = T5ForConditionalGeneration(config)
     model.generation_config.eos_token_id = list(range(1, SIZES["vocab_size"], 7))  # so that a text ends now and then

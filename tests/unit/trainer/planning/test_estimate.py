@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peftjob_api import PeftJobSpec
+from peftjob_api.metrics import METRICS
 from peftjob_trainer.data import Example, Split, Splits
 from peftjob_trainer.data.types import IGNORED
 from peftjob_trainer.planning import dry_run
@@ -112,9 +113,13 @@ def test_an_encoder_and_a_decoder(tmp_path: Path) -> None:
     assert not found.is_rough
 
 
-@pytest.mark.parametrize("kind", ["TokenClassification", "SequenceClassification"])
-def test_heads_run_without_data(tmp_path: Path, kind: str) -> None:
-    assert not demand_of(config(tmp_path, "bert"), spec(kind)).is_rough
+@pytest.mark.parametrize("kind", [kind for kind in METRICS if "Classification" in kind])
+def test_each_head_runs_without_data(tmp_path: Path, kind: str) -> None:
+    task, _, variant = kind.partition("/")
+    job = spec(task).to_wire()
+    settings = {"SequenceClassification": {"problem": variant}, "TokenClassification": {"scheme": variant}}
+    job["task"] |= {f"{task[0].lower()}{task[1:]}": settings[task]} if variant else {}
+    assert not demand_of(config(tmp_path, "bert"), PeftJobSpec.model_validate(job)).is_rough
 
 
 WRITES: dict[str, Any] = {"evaluation": {"generate": {"maxNewTokens": 10, "maxSamples": 7}}}

@@ -1,11 +1,25 @@
 """The examples and where they come from: `spec.dataset`."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
 from .base import ApiModel, Rule
 from .forms import ColumnName, Uri, uri_rules
+
+COLUMNS_OF: Final = {
+    "text": ("CausalLM", "SequenceClassification", "TokenClassification"),
+    "label": ("SequenceClassification",),
+    "tokens": ("TokenClassification",),
+    "tags": ("TokenClassification",),
+    "spans": ("TokenClassification",),
+    "source": ("Seq2SeqLM",),
+    "target": ("Seq2SeqLM",),
+    "prompt": ("CausalLM",),
+    "completion": ("CausalLM",),
+    "messages": ("CausalLM",),
+}
+"""Part of a row -> the tasks that read it."""
 
 
 class ColumnsSpec(ApiModel):
@@ -15,6 +29,17 @@ class ColumnsSpec(ApiModel):
     """text is the column of plain text. Default name: `text`."""
     label: ColumnName | None = None
     """label is the column of the label, for SequenceClassification. Default name: `label`."""
+    tokens: ColumnName | None = None
+    """tokens is the column of a text's words, a list, for TokenClassification. Default name: `tokens`."""
+    tags: ColumnName | None = None
+    """tags is the column of a list of tags, one for each of the tokens. Default name: `tags`."""
+    spans: ColumnName | None = None
+    """spans is the column of a list of `{start, end, label}`, in characters of the text, for TokenClassification.
+    Default name: `spans`."""
+    source: ColumnName | None = None
+    """source is the column of the text that goes in, for Seq2SeqLM. Default name: `source`."""
+    target: ColumnName | None = None
+    """target is the column of the text that is to come out, for Seq2SeqLM. Default name: `target`."""
     prompt: ColumnName | None = None
     """prompt is the column of what comes before the completion. Default name: `prompt`."""
     completion: ColumnName | None = None
@@ -33,6 +58,11 @@ class ColumnsSpec(ApiModel):
             "[has(self.text), has(self.prompt), has(self.messages)].filter(x, x).size() <= 1",
             lambda c: sum(x is not None for x in (c.text, c.prompt, c.messages)) <= 1,
             "columns name more than one kind of example: use one of text, prompt with completion, or messages",
+        ),
+        Rule(
+            "!(has(self.tokens) || has(self.tags)) || !(has(self.text) || has(self.spans))",
+            lambda c: (c.tokens is None and c.tags is None) or (c.text is None and c.spans is None),
+            "columns name more than one kind of example: use tokens with tags, or text with spans",
         ),
     )
 

@@ -3,12 +3,13 @@
 Docstrings become the CRD's field descriptions and `docs/api.md`; their first word is the field's JSON name.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
 from .base import INT32_MAX, ApiModel, Rule
-from .dataset_spec import DatasetSpec
+from .dataset_spec import COLUMNS_OF, DatasetSpec
 from .forms import (
     RESOURCE,
     DnsName,
@@ -20,10 +21,17 @@ from .forms import (
     uri_rules,
 )
 from .method_spec import MethodSpec
+from .metrics import METRICS
 from .pairs import pair_rules
 from .prompt_methods import PROMPT_METHODS
 from .task_spec import TaskSpec
 from .training_spec import TrainingSpec
+
+_VARIANTS = {
+    "SequenceClassification": ("sequenceClassification", "problem", "SingleLabel"),
+    "TokenClassification": ("tokenClassification", "scheme", "BIO"),
+}
+"""Task -> the field with its settings, the setting that makes another `TaskSpec.kind` of it, and this one's default."""
 
 
 class BaseModelSpec(ApiModel):
@@ -175,6 +183,36 @@ _METHOD_RULES = (
 """Methods and settings that do not go together; of tasks `pairs` tells."""
 
 
+def _column_rule(part: str, tasks: Sequence[str]) -> Rule:
+    """Return the rule that a column is named only for tasks that read it."""
+    return Rule(
+        f"!has(self.dataset.columns.{part}) || self.task.type in {list(tasks)}",
+        lambda s: getattr(s.dataset.columns, part) is None or s.task.type in tasks,
+        f"dataset.columns.{part} is for {', '.join(tasks)}: set task.type to {' or '.join(tasks)} or remove it",
+        f".dataset.columns.{part}",
+    )
+
+
+def _metric_rule(kind: str, metrics: Sequence[str]) -> Rule:
+    """Return the rule that what a task is judged by fits it."""
+    task, _, variant = kind.partition("/")
+    field, setting, plain = _VARIANTS.get(task, ("", "", ""))
+    cel = f"self.task.type != '{task}'"
+    if field:
+        known = f"has(self.task.{field}) && self.task.{field}.{setting}"
+        cel += f" || !({known} == '{variant}')" if variant else f" || ({known} != '{plain}')"
+    return Rule(
+        f"{cel} || !has(self.training.evaluation) || !has(self.training.evaluation.metric) || "
+        f"self.training.evaluation.metric in {list(metrics)}",
+        lambda s: (
+            s.task.kind != kind or s.training.evaluation is None or s.training.evaluation.metric in (None, *metrics)
+        ),
+        f"training.evaluation.metric does not fit {task}{f' with {setting} {variant}' if variant else ''}: use "
+        f"{', '.join(metrics)}",
+        ".training.evaluation.metric",
+    )
+
+
 class PeftJobSpec(ApiModel):
     """What to train, how, on what, and where the adapter goes."""
 
@@ -209,23 +247,7 @@ class PeftJobSpec(ApiModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         *pair_rules(),
-        Rule(
-            "self.task.type != 'SequenceClassification' || "
-            "!(has(self.dataset.columns.prompt) || has(self.dataset.columns.messages))",
-            lambda s: (
-                s.task.type != "SequenceClassification"
-                or (s.dataset.columns.prompt is None and s.dataset.columns.messages is None)
-            ),
-            "dataset.columns names prompt or messages, which are for CausalLM: SequenceClassification reads text and "
-            "label",
-            ".dataset.columns",
-        ),
-        Rule(
-            "self.task.type != 'CausalLM' || !has(self.dataset.columns.label)",
-            lambda s: s.task.type != "CausalLM" or s.dataset.columns.label is None,
-            "dataset.columns.label is for SequenceClassification: set task.type to SequenceClassification or remove it",
-            ".dataset.columns.label",
-        ),
+        *(_column_rule(part, tasks) for part, tasks in COLUMNS_OF.items()),
         Rule(
             "self.task.type == 'CausalLM' || !self.dataset.packing",
             lambda s: s.task.type == "CausalLM" or not s.dataset.packing,
@@ -245,16 +267,30 @@ class PeftJobSpec(ApiModel):
             "training.earlyStopping needs data to evaluate: set dataset.validation",
             ".dataset.validation",
         ),
+        *(_metric_rule(kind, metrics) for kind, metrics in METRICS.items()),
         Rule(
-            "!has(self.training.evaluation) || !has(self.training.evaluation.metric) || "
-            "self.training.evaluation.metric == 'Loss' || self.task.type == 'SequenceClassification'",
+            "!has(self.training.evaluation) || !has(self.training.evaluation.generate) || "
+            "self.task.type in ['CausalLM', 'Seq2SeqLM']",
             lambda s: (
                 s.training.evaluation is None
-                or s.training.evaluation.metric in (None, "Loss")
-                or s.task.type == "SequenceClassification"
+                or s.training.evaluation.generate is None
+                or s.task.type in ("CausalLM", "Seq2SeqLM")
             ),
-            "training.evaluation.metric Accuracy and MacroF1 are for SequenceClassification: use Loss",
-            ".training.evaluation.metric",
+            "training.evaluation.generate is for CausalLM and Seq2SeqLM, which write texts: remove it",
+            ".training.evaluation.generate",
+        ),
+        Rule(
+            "!has(self.training.evaluation) || !has(self.training.evaluation.generate) || !has(self.task.causalLM) || "
+            "self.task.causalLM.lossOn == 'Completions'",
+            lambda s: (
+                s.training.evaluation is None
+                or s.training.evaluation.generate is None
+                or s.task.causal_lm is None
+                or s.task.causal_lm.loss_on == "Completions"
+            ),
+            "training.evaluation.generate has nothing to tell prompts from answers by with causalLM.lossOn AllTokens: "
+            "set lossOn to Completions or remove generate",
+            ".training.evaluation.generate",
         ),
         Rule(
             "!has(self.storage.s3) || [self.baseModel.uri, self.dataset.train, self.output.uri, "

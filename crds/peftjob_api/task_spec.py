@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from .base import ApiModel, Rule
 from .forms import Label, variant_rules
@@ -16,33 +16,103 @@ class CausalLMTask(ApiModel):
     a chat) or `AllTokens`. Plain text is always learned whole."""
 
 
+_DISTINCT_LABELS = Rule(
+    "!has(self.labels) || self.labels.all(l, self.labels.exists_one(m, m == l))",
+    lambda t: t.labels is None or len(set(t.labels)) == len(t.labels),
+    "labels has a label twice: remove the repetition",
+    ".labels",
+)
+
+
 class SequenceClassificationTask(ApiModel):
     """Settings of the task SequenceClassification."""
 
     labels: Annotated[list[Label], Field(min_length=2, max_length=256)] | None = None
     """labels in the order of the classifier's outputs. Default: the sorted distinct labels of the training data."""
+    problem: Literal["SingleLabel", "MultiLabel", "Regression"] = "SingleLabel"
+    """problem is what the label column holds: one label per text (`SingleLabel`), a list of labels, which may be empty
+    (`MultiLabel`; in CSV separated by `|`), or a number (`Regression`; best scaled to about -1 to 1)."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
+        _DISTINCT_LABELS,
         Rule(
-            "!has(self.labels) || self.labels.all(l, self.labels.exists_one(m, m == l))",
-            lambda t: t.labels is None or len(set(t.labels)) == len(t.labels),
-            "labels has a label twice: remove the repetition",
+            "self.problem != 'Regression' || !has(self.labels)",
+            lambda t: t.problem != "Regression" or t.labels is None,
+            "labels has no meaning with problem Regression, which predicts a number: remove it",
             ".labels",
         ),
     )
 
 
+class TokenClassificationTask(ApiModel):
+    """Settings of the task TokenClassification."""
+
+    labels: Annotated[list[Label], Field(min_length=1, max_length=256)] | None = None
+    """labels of what is found in a text, such as PER and LOC, without `B-` and `I-`. Default: the sorted distinct
+    labels of the training data."""
+    scheme: Literal["BIO", "Plain"] = "BIO"
+    """scheme of the tags: `BIO` (`B-PER` begins a name, `I-PER` goes on with it, `O` is nothing; judged by whole names)
+    or `Plain` (each word has a label of its own, such as its part of speech)."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        _DISTINCT_LABELS,
+        Rule(
+            "self.scheme != 'BIO' || !has(self.labels) || "
+            "self.labels.all(l, l != 'O' && !l.startsWith('B-') && !l.startsWith('I-'))",
+            lambda t: t.scheme != "BIO" or not any(la == "O" or la.startswith(("B-", "I-")) for la in t.labels or ()),
+            "labels has tags: write the labels only, such as PER; O, B-PER and I-PER are made of them",
+            ".labels",
+        ),
+    )
+
+
+class Seq2SeqLMTask(ApiModel):
+    """Settings of the task Seq2SeqLM."""
+
+    source_prefix: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = None
+    """sourcePrefix is put before each source text, such as `translate English to German: ` for T5."""
+
+
 class TaskSpec(ApiModel):
     """What the model learns to do."""
 
-    type: Literal["CausalLM", "SequenceClassification"] = "CausalLM"
-    """type of the task: `CausalLM` (continue text, answer prompts, chat) or `SequenceClassification` (one label per
-    text)."""
+    type: Literal["CausalLM", "Seq2SeqLM", "SequenceClassification", "TokenClassification"] = "CausalLM"
+    """type of the task: `CausalLM` (continue text, answer prompts, chat), `Seq2SeqLM` (one text into another by an
+    encoder-decoder model: translate, summarise), `SequenceClassification` (labels or a number per text) or
+    `TokenClassification` (labels of words, or of spans of a text)."""
     causal_lm: Annotated[CausalLMTask | None, Field(alias="causalLM")] = None
     """causalLM holds settings of the task `CausalLM`."""
+    seq2seq_lm: Annotated[Seq2SeqLMTask | None, Field(alias="seq2seqLM")] = None
+    """seq2seqLM holds settings of the task `Seq2SeqLM`."""
     sequence_classification: SequenceClassificationTask | None = None
     """sequenceClassification holds settings of the task `SequenceClassification`."""
+    token_classification: TokenClassificationTask | None = None
+    """tokenClassification holds settings of the task `TokenClassification`."""
 
     rules: ClassVar[tuple[Rule, ...]] = variant_rules(
-        "task", {"causalLM": "CausalLM", "sequenceClassification": "SequenceClassification"}
+        "task",
+        {
+            "causalLM": "CausalLM",
+            "seq2seqLM": "Seq2SeqLM",
+            "sequenceClassification": "SequenceClassification",
+            "tokenClassification": "TokenClassification",
+        },
     )
+
+    @property
+    def kind(self) -> str:
+        """The type, and what else decides loss and metrics, such as `SequenceClassification/Regression`."""
+        if self.type == "SequenceClassification" and self.sequence_classification is not None:
+            problem = self.sequence_classification.problem
+            return self.type if problem == "SingleLabel" else f"{self.type}/{problem}"
+        if self.type == "TokenClassification" and self.token_classification is not None:
+            return self.type if self.token_classification.scheme == "BIO" else f"{self.type}/Plain"
+        return self.type
+
+    @property
+    def labels(self) -> list[str] | None:
+        """The labels that the task's settings list, if they do."""
+        for settings in (self.sequence_classification, self.token_classification):
+            if settings is not None and settings.labels is not None:
+                return settings.labels
+        return None

@@ -5,6 +5,17 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from .base import INT32_MAX, ApiModel, Rule
+from .metrics import GENERATED, Metric
+
+
+class GenerateSpec(ApiModel):
+    """What the model writes in an evaluation: greedily, so that it is the same each time."""
+
+    max_new_tokens: Annotated[int, Field(ge=1, le=32768)] = 64
+    """maxNewTokens is how many tokens a text has at most. Each costs the traffic of a forward pass: of a partitioned
+    base, all of its bytes."""
+    max_samples: Annotated[int, Field(ge=1, le=INT32_MAX)] = 100
+    """maxSamples is for how many of the first samples of the data the model writes."""
 
 
 class EvaluationSpec(ApiModel):
@@ -14,9 +25,24 @@ class EvaluationSpec(ApiModel):
     """everySteps is the number of steps between evaluations. Default: at the end of each epoch."""
     max_samples: Annotated[int, Field(ge=1, le=INT32_MAX)] | None = None
     """maxSamples bounds an evaluation to the first samples of the validation data. Default: all."""
-    metric: Literal["Loss", "Accuracy", "MacroF1"] | None = None
-    """metric chooses the best step: `Loss` (lowest), `Accuracy` or `MacroF1` (highest). Default: `Loss` for
-    CausalLM, `Accuracy` for SequenceClassification."""
+    metric: Metric | None = None
+    """metric chooses the best step, by its highest value; of `Loss`, `RMSE` and `MAE` by the lowest. Default: the first
+    that fits: CausalLM, Seq2SeqLM: `Loss`, and with generate `ChrF`, `BLEU`, `ROUGEL`, `ExactMatch`.
+    SequenceClassification: `Accuracy`, `MacroF1`, `Loss`; of MultiLabel `MicroF1`, `MacroF1`, `Accuracy` (rows with
+    all labels right), `Loss`; of Regression `RMSE`, `MAE`, `Pearson`, `Spearman`, `Loss`. TokenClassification: `F1`,
+    `Precision`, `Recall` (of whole names), `Accuracy` (of words), `Loss`; of Plain `Accuracy`, `MacroF1`, `Loss`."""
+    generate: GenerateSpec | None = None
+    """generate lets the model write, for prompts of the data, and compares this with what is written there. For
+    CausalLM with prompts or chats, and Seq2SeqLM."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            f"!has(self.metric) || !(self.metric in {list(GENERATED)}) || has(self.generate)",
+            lambda e: e.metric not in GENERATED or e.generate is not None,
+            f"metric is one of {', '.join(GENERATED)}, which judge what the model writes: set generate",
+            ".metric",
+        ),
+    )
 
 
 class EarlyStoppingSpec(ApiModel):

@@ -5,8 +5,21 @@ from typing import Any
 
 import tiny
 
-COMPARED = ("completions, at once", "completions, accumulated", "classes, at once", "classes, accumulated")
+COMPARED = (
+    "completions, at once",
+    "completions, accumulated",
+    "classes, at once",
+    "classes, accumulated",
+    "any labels",
+    "numbers",
+    "tags",
+    "translations",
+)
 """Runs that one rank, two ranks and HF Trainer must agree on."""
+UNEQUAL = "translations, written"
+"""What this model writes ends early, here and there."""
+WRITTEN = ("answers", UNEQUAL)
+"""Runs in which the model writes; of two ranks, one has nothing to write in the last batch."""
 BLOCKS = 12
 STEPS = 10
 """Of the runs of each shard group; each is one micro step of four ranks, and four of one rank."""
@@ -22,6 +35,11 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
     tiny.write_classified(folder / "classes-45.jsonl", 45)
     tiny.write_classified(folder / "classes-33.jsonl", 33)
     tiny.write_classified(folder / "validation.jsonl", 21, seed=5)
+    tiny.write_t5(folder / "t5")
+    tiny.write_translations(folder / "translations-33.jsonl", 33)
+    for rows in (33, 1):
+        tiny.write_labelled(folder / f"labelled-{rows}.jsonl", rows)
+        tiny.write_tagged(folder / f"tags-{rows}.jsonl", rows)
     clm: dict[str, Any] = {"model": "llama", "kind": "CausalLM"}
     cls: dict[str, Any] = {"model": "bert", "kind": "SequenceClassification"}
     validation = {"validation": f"file://{folder}/validation.jsonl"}
@@ -36,6 +54,32 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
         "completions, accumulated": job(clm, "completions-33.jsonl", training=parts),
         "classes, at once": job(cls, "classes-45.jsonl", training=whole),
         "classes, accumulated": job(cls, "classes-33.jsonl", training=parts),
+        "any labels": _classified(folder, "MultiLabel", "labels"),
+        "numbers": _classified(folder, "Regression", "number"),
+        "tags": job(
+            {"model": "bert", "kind": "TokenClassification"},
+            "tags-33.jsonl",
+            training=parts,
+            dataset={"validation": f"file://{folder}/tags-1.jsonl"},
+        ),
+        "translations": job({"model": "t5", "kind": "Seq2SeqLM"}, "translations-33.jsonl", training=parts),
+        "checkpointed translations": job(
+            {"model": "t5", "kind": "Seq2SeqLM"},
+            "translations-33.jsonl",
+            training={**parts, "gradientCheckpointing": True},
+        ),
+        "answers": job(
+            clm,
+            "completions-45.jsonl",
+            training={**parts, "evaluation": {"everySteps": 5, "generate": {"maxNewTokens": 6, "maxSamples": 9}}},
+            dataset={"validation": f"file://{folder}/completions-33.jsonl"},
+        ),
+        UNEQUAL: job(
+            {"model": "t5", "kind": "Seq2SeqLM"},
+            "translations-33.jsonl",
+            training={**parts, "evaluation": {"metric": "ChrF", "generate": {"maxNewTokens": 12, "maxSamples": 9}}},
+            dataset={"validation": f"file://{folder}/translations-33.jsonl"},
+        ),
         "packed": job(clm, "completions-45.jsonl", training=parts, dataset={"packing": True}),
         "checkpointed": job(clm, "completions-45.jsonl", training={**whole, "gradientCheckpointing": True}),
         "checkpointed classes": job(cls, "classes-45.jsonl", training={**whole, "gradientCheckpointing": True}),
@@ -63,6 +107,19 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
         ),
         "grouped": _grouped(folder),
     }
+
+
+def _classified(folder: Path, problem: str, column: str) -> dict[str, Any]:
+    """Return a job whose evaluation of one row leaves the second of two ranks none."""
+    return tiny.job(
+        folder,
+        model="bert",
+        kind="SequenceClassification",
+        train="labelled-33.jsonl",
+        task={"type": "SequenceClassification", "sequenceClassification": {"problem": problem}},
+        training={"microBatchSize": 4},
+        dataset={"columns": {"label": column}, "validation": f"file://{folder}/labelled-1.jsonl"},
+    )
 
 
 GROUPS = ("Replicate", "Node", "Full")

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from counting import count_collectives
 from peftjob_api import PeftJob, RunConfig
-from peftjob_trainer import session, train
+from peftjob_trainer import session, train, writing
 from peftjob_trainer.handoff import Go, Place, end_process
 from peftjob_trainer.methods import Method
 from peftjob_trainer.progress import Progress
@@ -70,6 +70,33 @@ def left_gathered(sharded: Sharded) -> list[str]:
     ]
 
 
+def written(run: train.Run, calls: Counter[Any]) -> dict[str, Any]:
+    """Let the model write, if the job asks for it; return the tokens, and what was gathered for them."""
+    evaluation, steps = run.spec.training.evaluation, []
+    if evaluation is None or evaluation.generate is None:
+        return {}
+    generate = run.sharded.model.generate
+
+    def counting(**inputs: Any) -> Any:
+        output = generate(**inputs)
+        known = 1 if run.sharded.model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+        steps.append(output.shape[1] - known)
+        return output
+
+    before, gathered = Counter(calls), run.sharded.gathered_bytes()
+    prompts = [run.task.prompt(sample)[0] for sample in run.splits.validation.examples]
+    prompts = prompts[: evaluation.generate.max_samples]
+    run.sharded.model.generate = counting
+    ids = writing.write(
+        run.sharded, run.task, run.device, run.batching.micro_batch, prompts, evaluation.generate.max_new_tokens
+    )
+    del run.sharded.model.generate
+    longest = torch.tensor(steps)
+    found = {"ids": ids, "calls": calls - before, "gathered": run.sharded.gathered_bytes() - gathered}
+    dist.all_reduce(longest, op=dist.ReduceOp.MAX)
+    return {**found, "steps": longest.tolist()}
+
+
 def do(
     name: str, body: dict[str, Any], place: Place, folder: Path, calls: Counter[Any], spare: int = 0
 ) -> dict[str, Any]:
@@ -111,6 +138,7 @@ def do(
         "adapter": published,
         "evaluations": [asdict(record) for record in history.evaluations],
         "published": again,
+        "written": written(run, calls),
         "base": asdict(history.base_bytes) if history.base_bytes else {},
         "plan": plan.model_dump(),
         "whole": sharded.whole_bytes(),

@@ -114,7 +114,12 @@ LAYER_ROWS = (
 ROWS = (*LOW_RANK_ROWS, *PROMPT_ROWS, *LAYER_ROWS)
 
 
-TASKS = {"CausalLM": ("llama", "completions"), "SequenceClassification": ("bert", "classes")}
+TASKS = {
+    "CausalLM": ("llama", "completions"),
+    "Seq2SeqLM": ("t5", "translations"),
+    "SequenceClassification": ("bert", "classes"),
+    "TokenClassification": ("bert", "tags"),
+}
 """Task -> its base model, and its data."""
 OF_METHOD = {row.method["type"]: row for row in reversed(ROWS)}
 """Method -> the first of its rows, by which it is looked at with other tasks."""
@@ -126,11 +131,12 @@ def pairs(*, every: bool) -> list[tuple[str, str, str]]:
     found = [(m, t, p) for m, t in supported() if t in others for p in PRECISIONS]
     if every:
         return found
+    of_method = {m: [t for t in others if (m, t) in supported()] for m in METHODS}
     return [
         (method, task, precision)
         for method, task, precision in found
         if PRECISIONS.index(precision) == METHODS.index(method) % 2
-        and (method == "LoRA" or others[METHODS.index(method) % len(others)] == task)
+        and (method == "LoRA" or of_method[method][METHODS.index(method) % len(of_method[method])] == task)
     ]
 
 
@@ -152,6 +158,11 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
     tiny.write_completions(folder / "unseen-completions.jsonl", 9, seed=8)
     tiny.write_classified(folder / "classes.jsonl", EXAMPLES)
     tiny.write_classified(folder / "unseen-classes.jsonl", 9, seed=5)
+    tiny.write_t5(folder / "t5")
+    tiny.write_translations(folder / "translations.jsonl", EXAMPLES)
+    tiny.write_translations(folder / "unseen-translations.jsonl", 9)
+    tiny.write_tagged(folder / "tags.jsonl", EXAMPLES)
+    tiny.write_tagged(folder / "unseen-tags.jsonl", 9, seed=8)
     runs = [(row, precision, "CausalLM") for row in ROWS for precision in PRECISIONS]
     runs += [(OF_METHOD[method], precision, task) for method, task, precision in PAIRS]
     return {run_name(*run): job(folder, *run) for run in runs}

@@ -27,13 +27,20 @@ from peftjob_trainer.session import load_data, load_tokenizer, quiet_libraries
 from peftjob_trainer.tasks import Task, task_of
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     Trainer,
     TrainerCallback,
     TrainingArguments,
 )
 
-AUTO_CLASSES = {"CausalLM": AutoModelForCausalLM, "SequenceClassification": AutoModelForSequenceClassification}
+AUTO_CLASSES: dict[str, Any] = {
+    "CausalLM": AutoModelForCausalLM,
+    "Seq2SeqLM": AutoModelForSeq2SeqLM,
+    "SequenceClassification": AutoModelForSequenceClassification,
+    "TokenClassification": AutoModelForTokenClassification,
+}
 
 
 class OurOrder(torch.utils.data.Sampler[int]):
@@ -54,8 +61,15 @@ class OurOrder(torch.utils.data.Sampler[int]):
 
 
 def mean_over_batch(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-    """Return the rows' losses over all rows of the step, as Trainer asks it of losses that know accumulation."""
-    return torch.nn.functional.cross_entropy(outputs.logits, labels, reduction="sum") / num_items_in_batch
+    """Return the losses over all that Trainer counts of the step, as it asks it of losses that know accumulation."""
+    logits, functional = outputs.logits, torch.nn.functional
+    if labels.is_floating_point():
+        total = functional.mse_loss(logits[:, 0], labels, reduction="sum")
+    elif labels.shape == logits.shape:
+        total = functional.binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum")
+    else:
+        total = functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum")
+    return total / num_items_in_batch
 
 
 class Reference(Trainer):
@@ -105,7 +119,8 @@ class Parts:
 
     def model(self) -> Any:
         """Return the base, whole, as transformers loads it."""
-        settings = {} if self.splits.labels is None else {"num_labels": len(self.splits.labels)}
+        is_classifier = "Classification" in self.spec.task.type
+        settings = {"num_labels": len(self.splits.labels or "1")} if is_classifier else {}
         model = AUTO_CLASSES[self.spec.task.type].from_pretrained(self.base, **settings)
         model.config.pad_token_id = self.tokenizer.pad_token_id
         return model
@@ -158,7 +173,12 @@ def train(body: dict[str, Any], initial: dict[str, torch.Tensor], folder: Path, 
     )
 
     def collate(rows: list[Example]) -> dict[str, torch.Tensor]:
-        return parts.task.collate(rows)
+        batch = parts.task.collate(rows)
+        if parts.spec.task.type != "Seq2SeqLM":
+            return batch
+        labels = batch["labels"][:, 1:]  # ours have a place for the start token
+        decoded = model.prepare_decoder_input_ids_from_labels(labels)
+        return {**batch, "labels": labels, "decoder_input_ids": decoded}
 
     ratios = method.learning_rates(model)
     groups = [{"params": [p], "lr": training.learning_rate * ratios.get(name, 1.0)} for name, p in own.items()]
@@ -167,7 +187,7 @@ def train(body: dict[str, Any], initial: dict[str, torch.Tensor], folder: Path, 
         args=arguments,
         train_dataset=examples,
         data_collator=collate,
-        compute_loss_func=None if parts.splits.labels is None else mean_over_batch,
+        compute_loss_func=None if parts.spec.task.type == "CausalLM" else mean_over_batch,
         callbacks=[Between(stop_after)],
         optimizers=(torch.optim.AdamW(groups, weight_decay=0.0), None),
     )

@@ -52,6 +52,7 @@ def test_adapters_are_bitwise_equal_on_all_ranks(two: Any) -> None:
 def test_gradient_checkpointing_changes_no_loss(one: Any, two: Any) -> None:
     for results in (one, two[0]):
         assert worst(results["checkpointed"]["losses"], results["completions, at once"]["losses"]) <= 1e-6
+        assert worst(results["checkpointed translations"]["losses"], results["translations"]["losses"]) <= 1e-6
         assert worst(results["checkpointed classes"]["losses"], results["classes, at once"]["losses"]) <= 1e-6
 
 

@@ -15,6 +15,7 @@ from decoders import DECODERS as DENSE_DECODERS  # noqa: E402
 from decoders import MAMBA, make  # noqa: E402
 from peftjob_trainer.data.types import IGNORED  # noqa: E402
 from peftjob_trainer.tasks import cross_entropy  # noqa: E402
+from transformers import BartConfig, BartForConditionalGeneration  # noqa: E402
 
 DECODERS = [
     *DENSE_DECODERS,
@@ -106,6 +107,21 @@ def test_what_no_config_tells_is_found_out(rows: list[int], monkeypatch: pytest.
     monkeypatch.setattr(cross_entropy, "after_head", lambda config: lambda logits: logits)
     compare(model)
     assert rows[-2] == SUPERVISED
+
+
+def test_an_encoder_decoder_with_a_bias_after_its_head(rows: list[int]) -> None:
+    """As translation models of Marian have one that is not zero."""
+    sizes = {"vocab_size": 301, "d_model": 40, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.0}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
+    torch.manual_seed(0)
+    model = BartForConditionalGeneration(BartConfig(**sizes, **heads)).requires_grad_(False).eval()
+    model.final_logits_bias.normal_()
+    source, target = torch.randint(3, 301, (2, 3, 9))
+    inputs = {"input_ids": source, "decoder_input_ids": target}
+    loss = cross_entropy.loss_sum(model, inputs, target)
+    assert rows == [5, 5, 5, 5, 4], "only supervised tokens, and few at once"
+    logits = model(**inputs).logits[:, :-1].flatten(0, 1)
+    assert float(loss) == pytest.approx(float(whole_cross_entropy(logits, target[:, 1:].flatten(), reduction="sum")))
 
 
 def test_a_head_that_is_not_the_models_last_layer_is_left_alone(rows: list[int]) -> None:

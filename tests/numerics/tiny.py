@@ -56,6 +56,28 @@ def write_gpt2(folder: Path) -> None:
     write_tokenizer(folder)
 
 
+def write_t5(folder: Path) -> None:
+    """Write a random encoder-decoder that does not write what it read."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(1)
+    sizes = {
+        "vocab_size": 300,
+        "d_model": 32,
+        "num_heads": 2,
+        "d_kv": 16,
+        "d_ff": 64,
+        "dropout_rate": 0.0,
+        "tie_word_embeddings": False,
+    }
+    config = T5Config(**sizes, num_layers=2, feed_forward_proj="gated-gelu", pad_token_id=0, decoder_start_token_id=0)
+    model = T5ForConditionalGeneration(config)
+    model.generation_config.eos_token_id = list(range(1, SIZES["vocab_size"], 7))  # so that a text ends now and then
+    model.save_pretrained(folder)
+    write_tokenizer(folder)
+
+
 def write_bert(folder: Path, *, layers: int = 2, poisoned: bool = False, spread: float = 0.02) -> None:
     """Write a random encoder without a head; a poisoned one has a weight that is not finite."""
     import torch
@@ -84,6 +106,13 @@ def write_completions(path: Path, rows: int, seed: int = 3) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def write_translations(path: Path, rows: int) -> None:
+    """Write sources of 1 to 6 words, and the same in upper case."""
+    chance = random.Random(8)
+    sources = [words(chance, chance.randint(1, 6)) for _ in range(rows)]
+    path.write_text("".join(json.dumps({"source": s, "target": s.upper()}) + "\n" for s in sources))
+
+
 def write_classified(path: Path, rows: int, seed: int = 4) -> None:
     """Write texts of 1 to 9 words; how often the first word is red tells the label."""
     chance = random.Random(seed)
@@ -92,6 +121,30 @@ def write_classified(path: Path, rows: int, seed: int = 4) -> None:
         label = chance.randrange(len(LABELS))
         text = " ".join(["red"] * (3 * label) + [words(chance, chance.randint(1, 4))])
         lines.append({"text": text, "label": LABELS[label]})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_labelled(path: Path, rows: int, seed: int = 6) -> None:
+    """Write texts with every label that is due, which may be none, and with a number."""
+    chance = random.Random(seed)
+    lines = []
+    for _ in range(rows):
+        text = words(chance, chance.randint(1, 6))
+        labels = [label for label, word in zip(LABELS, ("red", "green", "winter"), strict=True) if word in text]
+        lines.append({"text": text, "labels": labels, "number": len(text) / 10 - 1})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_tagged(path: Path, rows: int, seed: int = 7) -> None:
+    """Write words with tags: a colour before houses is a name, of houses or of one house."""
+    chance = random.Random(seed)
+    lines = []
+    for _ in range(rows):
+        tokens = words(chance, chance.randint(1, 8)).split()
+        tags = ["B-COLOUR" if word in ("red", "green") else "O" for word in tokens]
+        tags = ["I-COLOUR" if w == "houses" and t != "O" else tag
+                for tag, w, t in zip(tags, tokens, ["O", *tags], strict=False)]  # fmt: skip
+        lines.append({"tokens": tokens, "tags": tags})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 

@@ -27,23 +27,24 @@ def evaluate(sharded: Sharded, batching: Batching, samples: Sequence[Sample]) ->
     dist.all_reduce(total)
     sharded.model.train()
     count = sum(task.count(sample) for sample in samples)
-    predictions = _of_all_ranks(found, len(samples), device) if found else None
+    predictions = of_all_ranks(found, len(samples), device) if found else None
     return task.metrics(float(total) / max(count, 1), predictions, samples)
 
 
-def _of_all_ranks(found: list[tuple[list[int], torch.Tensor]], samples: int, device: torch.device) -> torch.Tensor:
-    """Return the predictions of all samples, fp32 on the CPU; each was made by one rank.
+def of_all_ranks(found: list[tuple[list[int], torch.Tensor]], samples: int, device: torch.device) -> torch.Tensor:
+    """Return the predictions of all samples on the CPU; each was made by one rank. Where one is narrower: `IGNORED`.
 
     Args:
-        found: Indices of samples, and their predictions (rows) or (rows, width); widths may differ.
+        found: Indices of samples, and their predictions (rows) or (rows, width), of one floating-point dtype; widths
+            may differ.
         samples: How many there are.
         device: For the exchange.
     """
     is_flat = found[0][1].dim() == 1
-    each = [(indices, predicted[: len(indices)].view(len(indices), -1)) for indices, predicted in found]
+    each = [(indices, (predicted[:, None] if is_flat else predicted)[: len(indices)]) for indices, predicted in found]
     width = torch.tensor(max(predicted.shape[1] for _, predicted in each), device=device)
     dist.all_reduce(width, op=dist.ReduceOp.MAX)
-    table = torch.zeros(samples, int(width), device=device)
+    table = torch.zeros(samples, int(width), dtype=found[0][1].dtype, device=device)
     for indices, predicted in each:
         table[indices] = pad(predicted, (0, int(width) - predicted.shape[1]), value=IGNORED)
     dist.all_reduce(table)

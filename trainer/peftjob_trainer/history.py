@@ -1,8 +1,10 @@
 """What happened while training: the records that the loop keeps, and that report, card and metrics.json are made of."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from peftjob_api import PeftJobSpec
+from peftjob_api.metrics import LOWER_IS_BETTER, METRICS, Metric
 
 
 @dataclass(frozen=True)
@@ -30,26 +32,30 @@ class EvalRecord:
     split: str
     """`validation` or `test`."""
     metrics: dict[str, float]
-    """Keys are `loss`, and for SequenceClassification `accuracy` and `macroF1`."""
+    """Keys are `loss` and the task's own, among them values of `METRIC_KEYS`."""
 
 
-METRIC_KEYS = {"Loss": "loss", "Accuracy": "accuracy", "MacroF1": "macroF1"}
+METRIC_KEYS: Final[dict[Metric, str]] = {
+    "Loss": "loss", "Accuracy": "accuracy", "MacroF1": "macroF1", "MicroF1": "microF1", "RMSE": "rmse", "MAE": "mae",
+    "Pearson": "pearson", "Spearman": "spearman", "Precision": "precision", "Recall": "recall", "F1": "f1",
+    "ChrF": "chrF", "BLEU": "bleu", "ROUGEL": "rougeL", "ExactMatch": "exactMatch",
+}  # fmt: skip
 """The key in `EvalRecord.metrics` of each value of `spec.training.evaluation.metric`."""
 
 
-def deciding_metric(spec: PeftJobSpec) -> str:
+def deciding_metric(spec: PeftJobSpec) -> Metric:
     """Return the value of `spec.training.evaluation.metric`, or its default for the task."""
     chosen = spec.training.evaluation.metric if spec.training.evaluation else None
-    return chosen or ("Accuracy" if spec.task.type == "SequenceClassification" else "Loss")
+    return chosen or METRICS[spec.task.kind][0]
 
 
-def is_better(metric: str, value: float, than: float | None) -> bool:
+def is_better(metric: Metric, value: float, than: float | None) -> bool:
     """Tell whether a value of a deciding metric beats an earlier one; NaN beats nothing."""
     if value != value:
         return False
     if than is None or than != than:
         return True
-    return value < than if metric == "Loss" else value > than
+    return value < than if metric in LOWER_IS_BETTER else value > than
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ an adapter.
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from peftjob_api import PlanInfo, RunConfig
+from peftjob_api import PeftJobSpec, PlanInfo, RunConfig
 
 from .history import History
 from .report import summarise
@@ -20,6 +21,48 @@ CARD_NAME = "README.md"
 LABELS_NAME = "labels.json"
 _MAX_INLINE_LABELS = 20
 _DTYPES = {"FP32": "torch.float32", "BF16": "torch.bfloat16", "Auto": '"auto"'}
+
+
+@dataclass(frozen=True)
+class _Use:
+    """How what a task has trained is loaded and used."""
+
+    auto_class: str
+    """Of transformers."""
+    pipeline_tag: str
+    """By which the hub finds it."""
+    snippet: str
+    """Template that uses `model` and `tokenizer`."""
+    config: tuple[str, ...] = ()
+    """Settings of the model's head, as Python."""
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the head has an output for each of some labels."""
+        return _NAMES[0] in self.config
+
+
+_NAMES = (
+    "num_labels=len(LABELS)",
+    "id2label=dict(enumerate(LABELS))",
+    "label2id={label: index for index, label in enumerate(LABELS)}",
+)
+_CLASSIFIER = "AutoModelForSequenceClassification", "text-classification"
+_TAGGER = _Use("AutoModelForTokenClassification", "token-classification", "tags.py.j2", _NAMES)
+_USES = {
+    "CausalLM": _Use("AutoModelForCausalLM", "text-generation", "text.py.j2"),
+    "Seq2SeqLM": _Use("AutoModelForSeq2SeqLM", "text2text-generation", "target.py.j2"),
+    "SequenceClassification": _Use(*_CLASSIFIER, "classes.py.j2", _NAMES),
+    "SequenceClassification/MultiLabel": _Use(
+        *_CLASSIFIER, "labels.py.j2", (*_NAMES, 'problem_type="multi_label_classification"')
+    ),
+    "SequenceClassification/Regression": _Use(
+        *_CLASSIFIER, "number.py.j2", ("num_labels=1", 'problem_type="regression"')
+    ),
+    "TokenClassification": _TAGGER,
+    "TokenClassification/Plain": _TAGGER,
+}
+"""`TaskSpec.kind` -> its use."""
 
 
 def write_model_card(
@@ -43,17 +86,16 @@ def write_model_card(
     """
     spec = run.spec
     base, note = _base(spec.base_model.uri)
-    is_classifier = spec.task.type == "SequenceClassification"
-    if is_classifier:
-        given = spec.task.sequence_classification.labels if spec.task.sequence_classification else None
-        labels = labels or given
+    use = _USES[spec.task.kind]
+    if use.has_labels:
+        labels = labels or spec.task.labels
         assert labels, "a classifier's labels are known by the time it is published"
         (folder / LABELS_NAME).write_text(json.dumps(list(labels), ensure_ascii=False) + "\n", encoding="utf-8")
     front = {
         # The hub refuses a card whose base_model is no repository of its own.
         **({"base_model": base} if spec.base_model.uri.startswith("hf://") else {}),
         "library_name": "peft",
-        "pipeline_tag": "text-classification" if is_classifier else "text-generation",
+        "pipeline_tag": use.pipeline_tag,
         "tags": [spec.method.type.lower(), "peftjob"],
     }
     metrics = summarise(run, history)
@@ -75,12 +117,19 @@ def write_model_card(
         base_note=note,
         is_remote=parse(spec.base_model.uri).scheme == "s3",
         revision=json.dumps(spec.base_model.revision) if spec.base_model.revision else None,
-        is_classifier=is_classifier,
-        labels=_labels_expression(labels) if labels else "",
+        use=use,
+        prefix=_prefix(spec),
+        labels=_labels_expression(labels) if labels and use.has_labels else "",
         chat=chat,
         dtype=_DTYPES[spec.training.precision],
     )
     (folder / CARD_NAME).write_text(text, encoding="utf-8")
+
+
+def _prefix(spec: PeftJobSpec) -> str:
+    """Return a Python expression to put before a source text."""
+    prefix = spec.task.seq2seq_lm.source_prefix if spec.task.seq2seq_lm else None
+    return f"{json.dumps(prefix)} + ".replace("`", "\\u0060") if prefix else ""
 
 
 def _base(uri: str) -> tuple[str, str]:

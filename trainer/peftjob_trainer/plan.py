@@ -24,7 +24,7 @@ from . import session
 from .exits import TrainerError
 from .failures import explain
 from .launch import from_file
-from .planning.choose import Option, choose, named, options, size, table, topology_of
+from .planning.choose import Option, choose, named, options, size, table, topology_of, writing_costs
 from .planning.demand import Demand
 from .planning.estimate import Inputs, estimate, largest_batches
 from .planning.memory import host_memory, mapped_bytes, share_of
@@ -108,6 +108,8 @@ def report(spec: ResolvedSpec, inputs: Inputs, why: str, demand: Demand, found: 
     if taken is not None:
         others = "the only group asked for" if spec.sharding != "Auto" else "the smallest group that fits"
         lines += ["", f"sharding {spec.sharding} takes {named(taken.group)}: {others}, with a reserve of a tenth"]
+        costs = writing_costs(demand, taken)
+        lines += [costs] if costs else []
     return lines
 
 

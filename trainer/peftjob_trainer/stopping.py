@@ -1,6 +1,7 @@
 """When the validation data is evaluated, and when training ends early; pure. Called by `train`."""
 
 from peftjob_api import PeftJobSpec
+from peftjob_api.metrics import LOWER_IS_BETTER
 
 from .history import METRIC_KEYS, EvalRecord, deciding_metric, is_better
 
@@ -27,7 +28,7 @@ class Patience:
         if self._rule is None:
             return False
         value = record.metrics[METRIC_KEYS[self._metric]]
-        handicap = self._rule.min_delta if self._metric == "Loss" else -self._rule.min_delta
+        handicap = self._rule.min_delta if self._metric in LOWER_IS_BETTER else -self._rule.min_delta
         if is_better(self._metric, value + handicap, self._best):
             self._best, self._in_vain = value, 0
         else:

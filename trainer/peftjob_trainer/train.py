@@ -29,6 +29,7 @@ from .schedule import learning_rate
 from .sharding import Sharded, measured
 from .stopping import Patience, evaluates_after
 from .tasks import Task
+from .writing import evaluate_writing
 
 MEASURED_STEP: Final = 3
 """By then whatever is going to stay gathered has been."""
@@ -153,6 +154,10 @@ def evaluate_split(run: Run, history: History, split: str) -> EvalRecord:
     before = run.progress.status.phase
     run.progress.phase("Evaluating")
     metrics = evaluate(run.sharded, run.batching, examples)
+    generate = run.spec.training.evaluation.generate if run.spec.training.evaluation else None
+    if generate is not None:
+        batching = run.batching
+        metrics |= evaluate_writing(run.sharded, run.task, run.device, batching.micro_batch, examples, generate)
     record = EvalRecord(history.steps[-1].step if history.steps else 0, split, metrics)
     history.evaluations.append(record)
     run.progress.evaluation(record)

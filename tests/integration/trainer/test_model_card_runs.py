@@ -22,14 +22,18 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    BertForTokenClassification,
     BertModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 PLAN = PlanInfo(shard_group="Full", ranks=1, base_parameters=99, base_bytes_per_rank=1, trainable_parameters=1)
 LABELS = ["no, `never`", "yes"]
+TAGS = ["O", "B-PER", "I-PER"]
 CHAT = (
     "{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
@@ -55,6 +59,30 @@ def classifier(base: Path, adapter: Path) -> None:
     trained.save_pretrained(adapter)
 
 
+def headed(base: Path, adapter: Path, auto: Any, task_type: str, **settings: Any) -> None:
+    """Write a small BERT without a head, and a LoRA adapter with one."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=300, **sizes)).save_pretrained(base)
+    config = peft.LoraConfig(task_type=task_type, target_modules=["query", "value"])
+    peft.get_peft_model(auto.from_pretrained(base, **settings), config).save_pretrained(adapter)
+
+
+def regressor(base: Path, adapter: Path) -> None:
+    headed(base, adapter, BertForSequenceClassification, "SEQ_CLS", num_labels=1)
+
+
+def tagger(base: Path, adapter: Path) -> None:
+    headed(base, adapter, BertForTokenClassification, "TOKEN_CLS", num_labels=len(TAGS))
+
+
+def translator(base: Path, adapter: Path) -> None:
+    """Write a small T5 and a LoRA adapter of it."""
+    sizes = {"d_model": 32, "num_layers": 1, "num_heads": 2, "d_kv": 16, "d_ff": 32}
+    T5ForConditionalGeneration(T5Config(vocab_size=300, decoder_start_token_id=0, **sizes)).save_pretrained(base)
+    model = T5ForConditionalGeneration.from_pretrained(base)
+    peft.get_peft_model(model, peft.LoraConfig(task_type="SEQ_2_SEQ_LM", target_modules=["q"])).save_pretrained(adapter)
+
+
 def language_model(base: Path, adapter: Path) -> None:
     """Write a small Llama and a LoRA adapter of it."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -74,10 +102,29 @@ Make = Callable[[Path, Path], None]
     ("make", "task", "chat", "want"),
     [
         (classifier, {"type": "SequenceClassification"}, False, "This works as it should."),
+        (
+            classifier,
+            {"type": "SequenceClassification", "sequenceClassification": {"problem": "MultiLabel"}},
+            False,
+            "] This works as it should.",
+        ),
+        (
+            regressor,
+            {"type": "SequenceClassification", "sequenceClassification": {"problem": "Regression"}},
+            False,
+            " This works as it should.",
+        ),
+        (tagger, {"type": "TokenClassification"}, False, "'A' "),
+        (
+            translator,
+            {"type": "Seq2SeqLM", "seq2seqLM": {"sourcePrefix": "translate `this`: "}},
+            False,
+            "",
+        ),
         (language_model, {"type": "CausalLM"}, False, ""),
         (language_model, {"type": "CausalLM"}, True, ""),
     ],
-    ids=["classifier", "language model", "chat"],
+    ids=["classifier", "labels", "number", "tags", "translation", "language model", "chat"],
 )
 def test_the_snippet_runs_as_printed_on_what_was_published(
     make: Make, task: Any, chat: bool, want: str, output: Store, job: JobIdentity, tmp_path: Path
@@ -96,7 +143,7 @@ def test_the_snippet_runs_as_printed_on_what_was_published(
     )
     run = RunConfig.of(job, spec)
     write_report(made, run, PLAN, History())
-    write_model_card(made, run, PLAN, History(), labels=LABELS if make is classifier else None, chat=chat)
+    write_model_card(made, run, PLAN, History(), labels={classifier: LABELS, tagger: TAGS}.get(make), chat=chat)
     publish(output, output.uri, Claim.take(output, job, 1, "g"), made, job)
     for found in output.list():
         output.download(found.key, folder / found.key)
@@ -113,5 +160,5 @@ def test_the_snippet_runs_as_printed_on_what_was_published(
     )
     assert done.returncode == 0, done.stderr
     assert want in done.stdout
-    if task["type"] == "SequenceClassification":
+    if task == {"type": "SequenceClassification"}:
         assert done.stdout.startswith(tuple(LABELS))

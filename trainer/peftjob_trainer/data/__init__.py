@@ -5,6 +5,6 @@ files, the tokenizer and the spec, so all ranks hold the same examples in the sa
 """
 
 from .load import load_splits
-from .types import IGNORED, Example, Sample, Split, Splits
+from .types import IGNORED, Example, Sample, SourceTarget, Split, Splits
 
-__all__ = ["IGNORED", "Example", "Sample", "Split", "Splits", "load_splits"]
+__all__ = ["IGNORED", "Example", "Sample", "SourceTarget", "Split", "Splits", "load_splits"]

@@ -1,8 +1,10 @@
 """Values of rows, checked: each wrong one is an error that names file, line, column and fix. Used by the readers."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeGuard
 
 from peftjob_api import Reason
 
@@ -69,6 +71,78 @@ def label_of(row: Row, column: str) -> str:
     if value == "":
         raise malformed(row.where, f"column {column!r} is empty: write a label")
     return str(value)
+
+
+def filled_text_of(row: Row, column: str) -> str:
+    """Return a string that is more than white space."""
+    text = text_of(row, column)
+    if not text.strip():
+        raise malformed(row.where, f"column {column!r} is empty: write a text, or remove the row")
+    return text
+
+
+def labels_in(row: Row, column: str) -> list[str]:
+    """Return a list of labels, which may be empty; in a string, as in CSV, they are separated by `|`."""
+    value = row.values[column]
+    if isinstance(value, str):
+        return [label for label in value.split("|") if label]
+    return strings_in(row, column, "labels")
+
+
+def strings_in(row: Row, column: str, what: str) -> list[str]:
+    """Return a list of strings; integers are written as strings."""
+    value = row.values[column]
+    if not isinstance(value, list):
+        raise malformed(row.where, f"column {column!r} holds a JSON {kind_of(value)}, no list: write a list of {what}")
+    for number, item in enumerate(value, start=1):
+        if isinstance(item, bool) or not isinstance(item, str | int) or item == "":
+            found = "an empty string" if item == "" else f"a JSON {kind_of(item)}"
+            raise malformed(row.where, f"item {number} of column {column!r} is {found}: write a list of {what}")
+    return [str(item) for item in value]
+
+
+def spans_of(row: Row, column: str, text: str) -> list[tuple[int, int, str]]:
+    """Return (begin, end, label) of spans of a text in characters, in order; none overlaps another."""
+    value, shape = row.values[column], "write a list of {start, end, label} objects"
+    if not isinstance(value, list):
+        raise malformed(row.where, f"column {column!r} holds a JSON {kind_of(value)}, no list of spans: {shape}")
+    found: list[tuple[int, int, str]] = []
+    for number, span in enumerate(value, start=1):
+        parts = span if isinstance(span, dict) else {}
+        begin, end, label = parts.get("start"), parts.get("end"), parts.get("label")
+        if not _is_place(begin) or not _is_place(end) or not isinstance(label, str) or not label:
+            raise malformed(row.where, f"span {number} of column {column!r} has no start, end and label: {shape}")
+        if not (0 <= begin < end <= len(text) and text[begin:end].strip()):
+            raise malformed(
+                row.where,
+                f"span {number} of column {column!r} goes from {begin} to {end}, where the text of {len(text)} "
+                f"characters has nothing: start and end count characters from 0, end is the one after the last",
+            )
+        found.append((begin, end, label))
+    found.sort()
+    for (_, end, _), (begin, _, label) in pairwise(found):
+        if begin < end:
+            raise malformed(
+                row.where, f"the span {label!r} from {begin} of column {column!r} overlaps the one before: remove one"
+            )
+    return found
+
+
+def _is_place(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def number_of(row: Row, column: str) -> float:
+    """Return a finite number, in CSV from its digits."""
+    value = row.values[column]
+    try:
+        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        shown = repr(value)[:40] if isinstance(value, str | float) else f"a JSON {kind_of(value)}"
+        raise malformed(row.where, f"column {column!r} holds {shown}, no finite number: write a number such as 0.5")
+    return number
 
 
 def messages_of(row: Row, column: str, *, learned: bool) -> list[dict[str, Any]]:

@@ -9,9 +9,9 @@ Used by `load`; pure but for the tokenizer. Two rules hold for every kind of exa
   as long as it fits; a beginning-of-sequence token is kept in front. No example is dropped for its length.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 from peftjob_api import Reason
@@ -19,19 +19,80 @@ from peftjob_api import Reason
 from ..exits import TrainerError
 from .chat import render_spans
 from .rows import malformed
-from .types import IGNORED, Example
+from .types import IGNORED, Example, SourceTarget
 
 Cut = tuple[Example, bool]
 """An example, and whether it was cut."""
 
 
-def encode_classified(tokenizer: Any, text: str, label: int, max_length: int) -> Cut:
-    """Return the example of a text and its class; special tokens stay where the tokenizer puts them when it cuts."""
+def encode_classified(tokenizer: Any, text: str, label: int | float | tuple[int, ...], max_length: int) -> Cut:
+    """Return the example of a text and its class, classes or number.
+
+    Special tokens stay where the tokenizer puts them when it cuts.
+    """
     ids = tokenizer(text, verbose=False)["input_ids"]
     cut = len(ids) > max_length
     if cut:
         ids = tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
     return Example(tuple(ids), label), cut
+
+
+class Mark(NamedTuple):
+    """A part of a text, and what its tokens are labelled with."""
+
+    begin: int
+    """In characters."""
+    end: int
+    first: int
+    """Of its first token."""
+    rest: int
+    """Of the others."""
+
+
+def encode_marked(tokenizer: Any, text: str, marks: Sequence[Mark], outside: int, max_length: int) -> Cut:
+    """Return the example of a text with labelled parts.
+
+    Args:
+        tokenizer: A fast one.
+        text: Whose end is lost when it is cut.
+        marks: In order, none overlaps another. A token in two of them is the first one's.
+        outside: Label of tokens in no part; special ones are never learned.
+        max_length: In tokens.
+    """
+    encoded = tokenizer(text, truncation=True, max_length=max_length, return_offsets_mapping=True)
+    labels = []
+    at, is_first = 0, True
+    for begin, end in encoded["offset_mapping"]:
+        while at < len(marks) and marks[at].end <= begin:
+            at, is_first = at + 1, True
+        if begin == end:
+            labels.append(IGNORED)
+        elif at < len(marks) and end > marks[at].begin:
+            labels.append(marks[at].first if is_first else marks[at].rest)
+            is_first = False
+        else:
+            labels.append(outside)
+    ids = encoded["input_ids"]
+    is_cut = len(ids) == max_length and len(tokenizer(text, verbose=False)["input_ids"]) > max_length
+    return Example(tuple(ids), tuple(labels)), is_cut
+
+
+def encode_source_target(tokenizer: Any, source: str, target: str, max_length: int) -> tuple[SourceTarget, bool]:
+    """Return a source and its target, each of at most `max_length` tokens, and whether either was cut.
+
+    Special tokens stay where the tokenizer puts them; a target that it does not end gets the end-of-sequence token,
+    unless it is cut.
+    """
+    sources, targets = tokenizer(source, verbose=False), tokenizer(text_target=target, verbose=False)
+    cut = [len(each["input_ids"]) > max_length for each in (sources, targets)]
+    if cut[0]:
+        sources = tokenizer(source, truncation=True, max_length=max_length)
+    if cut[1]:
+        targets = tokenizer(text_target=target, truncation=True, max_length=max_length)
+    ids, eos = list(targets["input_ids"]), tokenizer.eos_token_id
+    if eos is not None and eos not in ids and len(ids) < max_length:
+        ids.append(eos)
+    return SourceTarget(tuple(sources["input_ids"]), tuple(ids), target), any(cut)
 
 
 def encode_text(tokenizer: Any, text: str, max_length: int) -> Cut:

@@ -8,9 +8,14 @@ from types import ModuleType
 
 from peftjob_api.task_spec import TaskSpec
 
-from . import classified, text
+from . import classified, source_target, tagged, text
 
-_READERS: dict[str, ModuleType] = {"CausalLM": text, "SequenceClassification": classified}
+_READERS: dict[str, ModuleType] = {
+    "CausalLM": text,
+    "Seq2SeqLM": source_target,
+    "SequenceClassification": classified,
+    "TokenClassification": tagged,
+}
 
 
 def reader_of(spec: TaskSpec) -> ModuleType:

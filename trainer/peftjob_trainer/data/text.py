@@ -29,22 +29,33 @@ def choose_layout(spec: PeftJobSpec, present: list[str], uri: str) -> Layout:
         uri: Of the training data, for messages.
 
     Raises:
-        TrainerError: `DATASET_COLUMN_MISSING`.
+        TrainerError: `DATASET_COLUMN_MISSING`, or `INVALID_CONFIG`: plain text, and the model is to write answers.
     """
     named = spec.dataset.columns
     for kind, parts in _KINDS.items():
         if any(getattr(named, part) for part in parts):
             columns = {part: getattr(named, part) for part in parts}
             need(columns, present, uri)
-            return Layout(kind, columns)
+            return _checked(spec, Layout(kind, columns), uri)
     for kind, parts in _KINDS.items():
         if set(parts) <= set(present):
-            return Layout(kind, {part: part for part in parts})
+            return _checked(spec, Layout(kind, {part: part for part in parts}), uri)
     raise TrainerError(
         Reason.DATASET_COLUMN_MISSING,
         f"{uri} has the columns {listed(present)}, but none of text, prompt with completion, or messages: name the "
         f"column to learn in spec.dataset.columns.text (or .prompt and .completion, or .messages)",
     )
+
+
+def _checked(spec: PeftJobSpec, layout: Layout, uri: str) -> Layout:
+    evaluation = spec.training.evaluation
+    if layout.kind == "text" and evaluation is not None and evaluation.generate is not None:
+        raise TrainerError(
+            Reason.INVALID_CONFIG,
+            f"spec.training.evaluation.generate needs prompts to write answers to, and {uri} holds plain text: use "
+            f"columns prompt and completion, or messages, or remove generate",
+        )
+    return layout
 
 
 def labels_of(spec: PeftJobSpec, source: Source, layout: Layout) -> list[str] | None:

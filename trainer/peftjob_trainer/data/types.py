@@ -22,14 +22,30 @@ class Example:
     """One text, and what is to be learned of it."""
 
     input_ids: tuple[int, ...]
-    labels: tuple[int, ...] | int
-    """For CausalLM as many as `input_ids`, `IGNORED` where nothing is learned, not shifted; for
-    SequenceClassification the index of the class."""
+    labels: tuple[int, ...] | int | float
+    """For CausalLM and TokenClassification as many as `input_ids`, `IGNORED` where nothing is learned, not shifted; for
+    SequenceClassification the index of the class, of MultiLabel 0 or 1 for each class, of Regression the number."""
 
     @property
     def length(self) -> int:
         """Number of tokens."""
         return len(self.input_ids)
+
+
+@dataclass(frozen=True)
+class SourceTarget:
+    """A text, and what it is to become."""
+
+    source_ids: tuple[int, ...]
+    target_ids: tuple[int, ...]
+    """With what ends it, without what a decoder begins with."""
+    target: str = ""
+    """As it is in the data: a tokenizer may not be able to write every character."""
+
+    @property
+    def length(self) -> int:
+        """Number of tokens, of both."""
+        return len(self.source_ids) + len(self.target_ids)
 
 
 Encoded = tuple[Sample | None, bool]

@@ -112,7 +112,12 @@ class Method(ABC):
         (folder / "README.md").unlink(missing_ok=True)  # peft's own card; ours says more
 
 
-_TASKS = {"CausalLM": TaskType.CAUSAL_LM, "SequenceClassification": TaskType.SEQ_CLS}
+_TASKS = {
+    "CausalLM": TaskType.CAUSAL_LM,
+    "Seq2SeqLM": TaskType.SEQ_2_SEQ_LM,
+    "SequenceClassification": TaskType.SEQ_CLS,
+    "TokenClassification": TaskType.TOKEN_CLS,
+}
 
 
 def task_type(spec: PeftJobSpec) -> TaskType:

@@ -75,6 +75,21 @@ def size(number: float) -> str:
     return f"{number / _GIB:.1f} GiB" if number >= _GIB else f"{number / 2**20:.0f} MiB"
 
 
+def writing_costs(demand: Demand, option: Option) -> str | None:
+    """Return a line on what each evaluation gathers to let the model write; None: it does not write."""
+    cost = demand.writing
+    if cost is None:
+        return None
+    if option.group.ranks == 1:
+        return "what the model writes in an evaluation gathers nothing: each rank has all of the base"
+    read = f" and {size(cost.per_batch)} to read each batch" if cost.per_batch else ""
+    return (
+        f"what the model writes in an evaluation: each rank gathers up to {size(cost.gathered)} of the base, for "
+        f"{cost.batches} batch(es) of {cost.tokens} tokens, each {size(cost.per_token)}{read}: lower "
+        f"spec.training.evaluation.generate.maxSamples or .maxNewTokens for less"
+    )
+
+
 def table(found: Sequence[Option], taken: Option | None) -> list[str]:
     """Return lines that show what each option needs, by parts, and which is taken."""
     columns = ("base", "gathered", "activations", "trained", "runtime")

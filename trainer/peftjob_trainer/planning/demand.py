@@ -30,6 +30,25 @@ class Parts:
 
 
 @dataclass(frozen=True)
+class Writing:
+    """What it costs to let the model write, in one evaluation."""
+
+    batches: int
+    """Of each rank."""
+    tokens: int
+    """In each batch, at most: shorter texts cost less."""
+    per_token: int
+    """Bytes of a partitioned base that are gathered for one forward pass."""
+    per_batch: int
+    """The same of an encoder, which reads a batch once."""
+
+    @property
+    def gathered(self) -> int:
+        """Bytes that each rank gathers at most."""
+        return self.batches * (self.per_batch + self.tokens * self.per_token)
+
+
+@dataclass(frozen=True)
 class Demand:
     """What a job needs, whatever the shard group."""
 
@@ -51,6 +70,8 @@ class Demand:
     """Bytes of the process itself."""
     is_rough: bool = False
     """Whether activations are guessed, since the model does not run without data."""
+    writing: Writing | None = None
+    """What it costs to let the model write in each evaluation, if it is to."""
 
     @property
     def base_parameters(self) -> int:

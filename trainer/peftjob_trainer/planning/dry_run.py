@@ -5,10 +5,10 @@ whatever an architecture keeps for its backward pass, checkpointing throws away,
 it is, not by a rule for Llamas. Not counted are parameters and their gradients, which `estimate` knows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -43,7 +43,31 @@ class Batch:
     """Whether a row holds several examples: two halves of this one."""
 
 
-def peak_of(model: Any, task: Task, batch: Batch, *, training: bool, accelerated: bool) -> Peak:
+class Computes(Protocol):
+    """What runs without data: a task, or what stands for one."""
+
+    def collate(self, samples: Sequence[Any]) -> dict[str, torch.Tensor]:
+        """See `Task`."""
+        ...
+
+    def loss_sum(self, model: Any, batch: dict[str, torch.Tensor]) -> tuple[Any, Any]:
+        """See `Task`."""
+        ...
+
+
+class Gathers(Protocol):
+    """What is told of gathered units of the base: a `Meter`, or what stands for one."""
+
+    def gather(self, unit: int, sizes: list[int]) -> None:
+        """See `Meter`."""
+        ...
+
+    def release(self, unit: int) -> None:
+        """See `Meter`."""
+        ...
+
+
+def peak_of(model: Any, task: Computes, batch: Batch, *, training: bool, accelerated: bool) -> Peak:
     """Return the peak of a micro step, or of a batch of an evaluation.
 
     Args:
@@ -69,18 +93,17 @@ def peak_of(model: Any, task: Task, batch: Batch, *, training: bool, accelerated
     )
 
 
-def _run(model: Any, task: Task, batch: Batch, *, training: bool, accelerated: bool) -> Peak:
+def _run(model: Any, task: Computes, batch: Batch, *, training: bool, accelerated: bool) -> Peak:
     tensors = _tensors(task, batch)
     meter = Meter() if accelerated else Meter(**GLIBC)
     model.train(training)
     with ExitStack() as stack:
         if accelerated:
             stack.enter_context(_FusedDropout())
-        stack.enter_context(fake_mode())
-        for tensor in stack.enter_context(_fake_parameters(model)):
+        for tensor in stack.enter_context(fakes(model)):
             meter.ignore(tensor)
         stack.enter_context(torch.set_grad_enabled(training))
-        stack.enter_context(_gathers(model, meter))
+        stack.enter_context(gathers(model, meter))
         stack.enter_context(meter)
         dtype = next(p.dtype for p in model.parameters() if not p.requires_grad)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -91,16 +114,24 @@ def _run(model: Any, task: Task, batch: Batch, *, training: bool, accelerated: b
     return Peak(meter.whole.peak, meter.sharded.peak)
 
 
-def _tensors(task: Task, batch: Batch) -> dict[str, torch.Tensor]:
+def _tensors(task: Computes, batch: Batch) -> dict[str, torch.Tensor]:
     """Return what a rank computes at once; packed rows have masks that rows of one example need not."""
     if not batch.packed:
         return task.collate([batch.example] * batch.rows)
     assert isinstance(batch.example, Example)
+    assert isinstance(task, Task)
     ids, labels = batch.example.input_ids, batch.example.labels
     assert isinstance(labels, tuple)
     half = len(ids) // 2
     row = [Example(ids[:half], labels[:half]), Example(ids[half:], labels[half:])]
     return task.collate_packed([row] * batch.rows)
+
+
+@contextmanager
+def fakes(model: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Let a model run without data; yield what stands for its parameters."""
+    with fake_mode(), _fake_parameters(model) as kept:
+        yield kept
 
 
 @contextmanager
@@ -137,7 +168,7 @@ def _fake(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def _gathers(model: Any, meter: Meter) -> Iterator[None]:
+def gathers(model: Any, meter: Gathers) -> Iterator[None]:
     """Tell the meter what is gathered, and when: a block, or a module outside of blocks, while it computes.
 
     What has room to stay for the backward pass stays; modules are taken to compute in the order that lists them.
@@ -159,7 +190,7 @@ def _gathers(model: Any, meter: Meter) -> Iterator[None]:
             hook.remove()
 
 
-def _watch(unit: torch.nn.Module, meter: Meter, sizes: list[int], *, stays: bool) -> list[Any]:
+def _watch(unit: torch.nn.Module, meter: Gathers, sizes: list[int], *, stays: bool) -> list[Any]:
     def take(*_: Any) -> None:
         meter.gather(id(unit), sizes)
 

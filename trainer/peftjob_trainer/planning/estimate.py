@@ -20,6 +20,7 @@ from .demand import Demand
 from .dry_run import Batch, Peak, peak_of
 from .memory import runtime_bytes
 from .paper import model_on_paper
+from .writing import largest_writing, writing
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +40,10 @@ class Inputs:
 
     def labels(self, spec: PeftJobSpec) -> list[str] | None:
         """Return the names of the classes; two, while nobody knows."""
-        if spec.task.type != "SequenceClassification":
-            return None
-        settings = spec.task.sequence_classification
-        known = self.splits.labels if self.splits else settings.labels if settings else None
-        return known or ["0", "1"]
+        if self.splits is not None:
+            return self.splits.labels
+        classifies = "Classification" in spec.task.type and spec.task.kind != "SequenceClassification/Regression"
+        return (spec.task.labels or ["0", "1"]) if classifies else None
 
     def task(self, spec: PeftJobSpec) -> Task:
         """Return the job's task."""
@@ -77,6 +77,7 @@ def estimate(spec: ResolvedSpec, inputs: Inputs) -> Demand:
         sharded=peak.sharded,
         runtime=runtime_bytes(accelerated=accelerated),
         is_rough=is_rough,
+        writing=writing(model, inputs.task(spec), spec, _validated(inputs.splits)),
     )
 
 
@@ -89,10 +90,24 @@ def step_peak(model: Any, spec: ResolvedSpec, inputs: Inputs) -> tuple[Peak, boo
         peaks = [peak_of(model, task, training, training=True, accelerated=accelerated)]
         if evaluation is not None:
             peaks.append(peak_of(model, task, evaluation, training=False, accelerated=accelerated))
+        written = largest_writing(task, spec, _evaluated(inputs.splits) or None)
+        if written is not None:
+            peaks.append(peak_of(model, *written, training=False, accelerated=accelerated))
     except Exception as error:  # of any model's code: a job must not end for want of an estimate
         log.warning("plan: the model does not run without data (%s): activations are only roughly right", error)
         return rough_peak(model, training), True
     return Peak(max(p.whole for p in peaks), max(p.sharded for p in peaks)), False
+
+
+def _evaluated(splits: Splits | None) -> list[Sample]:
+    """Return all samples of evaluations, if they are known."""
+    found = (splits.validation, splits.test) if splits else ()
+    return [sample for split in found if split for sample in split.examples]
+
+
+def _validated(splits: Splits | None) -> int | None:
+    """Return how many samples the validation data has."""
+    return len(splits.validation.examples) if splits and splits.validation else None
 
 
 def rough_peak(model: Any, batch: Batch) -> Peak:

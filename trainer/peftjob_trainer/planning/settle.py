@@ -16,7 +16,7 @@ from peftjob_api import Reason
 from ..exits import TrainerError
 from ..resolve import ResolvedSpec
 from ..sharding.groups import ShardGroup
-from .choose import Option, choose, options, size, spending, table, topology_of
+from .choose import Option, choose, options, size, spending, table, topology_of, writing_costs
 from .demand import Demand, Parts
 from .estimate import Inputs, estimate
 from .memory import memory_per_rank
@@ -67,6 +67,9 @@ def _decide(spec: ResolvedSpec, demand: Demand, inputs: Inputs, memory: int) -> 
         log.info("plan: %s", line)
     if taken is None:
         return {"error": does_not_fit(spec, found, demand, lambda changed: estimate(changed, inputs)).message}
+    costs = writing_costs(demand, taken)
+    if costs is not None:
+        log.info("plan: %s", costs)
     if spec.sharding == "Auto" and spec.workers.accelerators and not demand.is_rough:
         taken = spending(taken, demand.base_bytes)
         log.info("plan: %s of what is left are for blocks that stay gathered", size(taken.spare))

@@ -127,6 +127,15 @@ class Sharded:
                 storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return sum(storages.values())
 
+    @property
+    def is_partitioned(self) -> bool:
+        """Whether other ranks hold parts of the base, so that all have to compute in step."""
+        return self._gathering is not None
+
+    def gathered_bytes(self) -> int:
+        """Return the bytes of the base that were gathered so far, as whole parameters."""
+        return self._gathering.param_coordinator.gathered_bytes if self._gathering is not None else 0
+
     def whole_bytes(self) -> int:
         """Return the bytes of the base as a whole."""
         return sum(whole_bytes(parameter) for parameter in self.base)

@@ -111,6 +111,8 @@ class Coordinator:
         self._known: tuple[list[Use], frozenset[int]] = ([], frozenset())
         """An order, and what is kept in it."""
         self._began = self._trains = False
+        self.gathered_bytes = 0
+        """So far, as whole parameters."""
 
     def reset_step(self) -> None:
         """Begin a forward pass of the whole model."""
@@ -136,6 +138,7 @@ class Coordinator:
         absent = [p for p in parameters if p.ds_status == ZeroParamStatus.NOT_AVAILABLE]
         if absent:
             absent[0].all_gather_coalesced(absent).wait()
+            self.gathered_bytes += sum(whole_bytes(p) for p in absent)
         for parameter in parameters:
             self._gathered.setdefault(parameter, set()).add(module.ds_id)
         if parameters and forward and self._trains and not _in_backward():

@@ -7,13 +7,25 @@ from peftjob_api import PeftJobSpec
 
 from .causal_lm import CausalLM
 from .common import Task
-from .sequence_classification import SequenceClassification
+from .judge import judge
+from .seq2seq_lm import Seq2SeqLM
+from .sequence_classification import MultiLabel, Regression, SequenceClassification
+from .token_classification import PlainTokenClassification, TokenClassification
 
-__all__ = ["Task", "task_of"]
+__all__ = ["Task", "judge", "task_of"]
 
-_TASKS: dict[str, type[Task]] = {"CausalLM": CausalLM, "SequenceClassification": SequenceClassification}
+_TASKS: dict[str, type[Task]] = {
+    "CausalLM": CausalLM,
+    "Seq2SeqLM": Seq2SeqLM,
+    "SequenceClassification": SequenceClassification,
+    "SequenceClassification/MultiLabel": MultiLabel,
+    "SequenceClassification/Regression": Regression,
+    "TokenClassification": TokenClassification,
+    "TokenClassification/Plain": PlainTokenClassification,
+}
+"""`TaskSpec.kind` -> its class."""
 
 
 def task_of(spec: PeftJobSpec, pad: int, labels: Sequence[str] | None, tokenizer: Any = None) -> Task:
     """Return the task of a job; for the arguments see `Task`."""
-    return _TASKS[spec.task.type](spec, pad, labels, tokenizer)
+    return _TASKS[spec.task.kind](spec, pad, labels, tokenizer)

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from ..data import IGNORED, Example
 from ..sharding.skeleton import Skeletons
 from . import cross_entropy
-from .common import TOKEN, Batch, Task, longest_of, pad_rows
+from .common import TOKEN, Batch, Task, longest_of, pad_labels, pad_rows
 
 
 class CausalLM(Task):
@@ -30,10 +30,7 @@ class CausalLM(Task):
 
     def collate(self, samples: Sequence[Example]) -> Batch:
         """Return int64 tensors (rows, longest): `input_ids`, `attention_mask`, `labels`."""
-        batch = pad_rows(samples, self.pad)
-        width = batch["input_ids"].shape[1]
-        rows = [[*_labels(sample), *[IGNORED] * (width - sample.length)] for sample in samples]
-        return {**batch, "labels": torch.tensor(rows)}
+        return {**pad_rows(samples, self.pad), "labels": pad_labels([_labels(sample) for sample in samples])}
 
     def collate_packed(self, rows: Sequence[Sequence[Example]]) -> Batch:
         """Return int64 tensors (rows, longest) of rows of several examples: `input_ids`, `position_ids`, `labels`.
@@ -62,6 +59,18 @@ class CausalLM(Task):
     def metrics(self, loss: float, predicted: torch.Tensor | None, samples: Sequence[Example]) -> dict[str, float]:
         """Return `loss` and `perplexity`."""
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+
+    def prompt(self, sample: Example) -> tuple[Sequence[int], str]:
+        """Return what stands before the last answer, at least one token, and this answer."""
+        labels = _labels(sample)
+        end = max(place for place, label in enumerate(labels) if label != IGNORED) + 1
+        start = max((place for place in range(end) if labels[place] == IGNORED), default=-1) + 1
+        return sample.input_ids[: max(start, 1)], self.tokenizer.decode(labels[start:end], skip_special_tokens=True)
+
+    def written(self, sample: Example, tokens: int) -> Example:
+        """Return an example with so many more tokens, one of them supervised."""
+        ids = sample.input_ids + (TOKEN,) * tokens
+        return Example(ids, (IGNORED,) * (len(ids) - 1) + (TOKEN,))
 
     def largest(self, samples: Sequence[Example] | None, limit: int) -> Example:
         """Return an example as long as the longest, and with as much supervised as any."""

@@ -79,6 +79,14 @@ class Task(ABC):
             limit: `dataset.maxLength`.
         """
 
+    def prompt(self, sample: Any) -> tuple[Sequence[int], str]:
+        """Return the tokens that the model goes on from or reads, and the text that it should write."""
+        raise NotImplementedError(f"{type(self).__name__} writes no texts")  # the API refuses such a job
+
+    def written(self, sample: Any, tokens: int) -> Any:
+        """Return a sample whose batch costs what it costs to write so many tokens for this one."""
+        raise NotImplementedError(f"{type(self).__name__} writes no texts")
+
     def silence(self, batch: Batch) -> Batch:
         """Return the batch with nothing supervised: it costs the same collectives and gives a loss of zero."""
         return {**batch, "labels": torch.full_like(batch["labels"], IGNORED)}
@@ -90,11 +98,23 @@ class Task(ABC):
 
 def pad_rows(examples: Sequence[Example], pad: int) -> Batch:
     """Return `input_ids` and `attention_mask`, int64 (rows, longest), padded on the right."""
-    longest = max(len(example.input_ids) for example in examples)
-    gaps = [longest - len(example.input_ids) for example in examples]
+    return pad_ids([example.input_ids for example in examples], pad)
+
+
+def pad_ids(rows: Sequence[Sequence[int]], pad: int, *, on_left: bool = False) -> Batch:
+    """Return `input_ids` and `attention_mask`, int64 (rows, longest), padded on the right or on the left."""
+    longest = max(len(row) for row in rows)
+    gaps = [longest - len(row) for row in rows]
+    order = -1 if on_left else 1
+
+    def placed(row: Sequence[int], gap: Sequence[int]) -> list[int]:
+        return [value for part in (row, gap)[::order] for value in part]
+
     return {
-        "input_ids": torch.tensor([[*e.input_ids, *[pad] * gap] for e, gap in zip(examples, gaps, strict=True)]),
-        "attention_mask": torch.tensor([[1] * (longest - gap) + [0] * gap for gap in gaps]),
+        "input_ids": torch.tensor([placed(row, [pad] * gap) for row, gap in zip(rows, gaps, strict=True)]),
+        "attention_mask": torch.tensor(
+            [placed([1] * len(row), [0] * gap) for row, gap in zip(rows, gaps, strict=True)]
+        ),
     }
 
 
@@ -108,6 +128,12 @@ def prepended(model: Any) -> int:
         return 0
     count: int = config.num_virtual_tokens
     return count
+
+
+def pad_labels(labels: Sequence[Any]) -> torch.Tensor:
+    """Return int64 (rows, longest) of rows of labels, with `IGNORED` on the right."""
+    longest = max(len(row) for row in labels)
+    return torch.tensor([[*row, *[IGNORED] * (longest - len(row))] for row in labels])
 
 
 def longest_of(samples: Sequence[Sample] | None, limit: int) -> int:

@@ -85,6 +85,12 @@ def after_head(config: Any) -> Logits:
     return (lambda logits: logits * factor) if factor is not None else (lambda logits: logits)
 
 
+def _with_bias(model: Any, after: Logits) -> Logits:
+    """Return what follows the head of BART and its like as well: a bias that is a buffer, all zeros in most."""
+    bias = getattr(model, "final_logits_bias", None)
+    return after if bias is None else lambda logits: after(logits) + bias
+
+
 def _find(model: Any, head: Any, *batch: Any) -> torch.Tensor:
     """Compute by the first way that holds, and keep it."""
     if head is not None:
@@ -110,7 +116,7 @@ def _chosen(model: Any, head: Any, inputs: Any, labels: Any, positions: Any, tar
         is_known = hidden.shape[:2] == labels.shape
         return original(hidden.flatten(0, 1)[positions][None] if is_known else hidden)
 
-    with _replaced(head, call):
+    with replaced(head, call):
         logits = model(**inputs).logits
     if logits.shape[:2] != (1, len(positions)):
         raise UnlikeError
@@ -119,7 +125,7 @@ def _chosen(model: Any, head: Any, inputs: Any, labels: Any, positions: Any, tar
 
 def _chunked(model: Any, head: Any, inputs: Any, labels: Any, positions: Any, targets: Any) -> torch.Tensor:
     config = model.config.get_text_config()
-    after = after_head(config)
+    after = _with_bias(model, after_head(config))
     states: list[torch.Tensor] = []
     losses: list[torch.Tensor] = []
     # What the model is given to go on with, and, on the first batch, to show what it does with logits.
@@ -139,7 +145,7 @@ def _chunked(model: Any, head: Any, inputs: Any, labels: Any, positions: Any, ta
     # Before ZeRO's hooks: they would wait for a backward pass of the head, which is over when its forward is.
     hook = head.register_forward_pre_hook(take, prepend=True)
     try:
-        with _replaced(head, call):
+        with replaced(head, call):
             logits = model(**inputs).logits
     finally:
         hook.remove()
@@ -190,7 +196,7 @@ class ChunkedLoss(torch.autograd.Function):
 
 
 @contextmanager
-def _replaced(head: Any, call: Callable[[Logits, torch.Tensor], torch.Tensor]) -> Iterator[None]:
+def replaced(head: Any, call: Callable[[Logits, torch.Tensor], torch.Tensor]) -> Iterator[None]:
     """Let calls of a module run this instead, which gets what would have run; hooks stay."""
     original = head.forward
     head.forward = lambda hidden: call(original, hidden)

@@ -274,6 +274,74 @@ def test_a_long_text_to_classify_keeps_its_special_tokens(load: Loader, tokenize
     assert [tokenizer.decode(example.input_ids) for example in train.examples] == ["<s>abc", "<s>abc"]
 
 
+@pytest.mark.parametrize(
+    ("labels", "want"),
+    [([["b", "a"], ["a"], []], [(1, 1), (1, 0), (0, 0)]), (["b|a", "a", ""], [(1, 1), (1, 0), (0, 0)])],
+    ids=["lists", "separated, as in CSV"],
+)
+def test_any_number_of_labels(load: Loader, labels: list[Any], want: list[Any]) -> None:
+    task = {**CLASSIFY, "sequenceClassification": {"problem": "MultiLabel"}}
+    splits = load(*({"text": "x", "label": each} for each in labels), task=task)
+    assert splits.labels == ["a", "b"]
+    assert [example.labels for example in splits.train.examples] == want
+
+
+def test_a_number_for_a_text(load: Loader) -> None:
+    task = {**CLASSIFY, "sequenceClassification": {"problem": "Regression"}}
+    splits = load(*({"text": "x", "label": number} for number in (1, -0.5, "2e-1")), task=task)
+    assert splits.labels is None
+    assert [example.labels for example in splits.train.examples] == [1.0, -0.5, 0.2]
+
+
+def test_a_source_and_its_target(load: Loader, tokenizer: Any) -> None:
+    task = {"type": "Seq2SeqLM", "seq2seqLM": {"sourcePrefix": "up: "}}
+    train = load({"source": "ab", "target": "AB"}, {"source": "abcdef", "target": "ABCDEF"}, task=task, maxLength=8)
+    sources = [tokenizer.decode(sample.source_ids) for sample in train.train.examples]
+    targets = [tokenizer.decode(sample.target_ids) for sample in train.train.examples]
+    assert sources == ["<s>up: ab", "<s>up: abc"]
+    assert targets == ["<s>AB</s>", "<s>ABCDEF</s>"]
+    assert [sample.target for sample in train.train.examples] == ["AB", "ABCDEF"]
+    assert [sample.length for sample in train.train.examples] == [7 + 4, 8 + 8]
+    assert train.train.truncated == 1
+
+
+TAG = {"type": "TokenClassification"}
+
+
+def test_a_word_s_tag_is_learned_at_its_first_token(load: Loader) -> None:
+    splits = load({"tokens": ["Ann", "é", "x"], "tags": ["B-PER", "I-PER", "O"]}, task=TAG)
+    assert splits.labels == ["O", "B-PER", "I-PER"]
+    #                           <s>      A  n        n        ' '      é (2 bytes) ' '      x
+    want = (IGNORED, 1, IGNORED, IGNORED, IGNORED, 2, IGNORED, IGNORED, 0)
+    assert splits.train.examples[0].labels == want
+
+
+def test_each_token_of_a_span_is_learned_and_those_outside(load: Loader) -> None:
+    spans = [{"start": 3, "end": 5, "label": "LOC"}, {"start": 0, "end": 2, "label": "PER"}]
+    splits = load({"text": "ab cdx", "spans": spans}, task=TAG)
+    assert splits.labels == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
+    assert splits.train.examples[0].labels == (IGNORED, 3, 4, 0, 1, 2, 0)
+
+
+def test_labels_of_words_are_in_the_task_s_order(load: Loader) -> None:
+    given = {**TAG, "tokenClassification": {"labels": ["PER", "LOC"]}}
+    assert load({"tokens": ["a"], "tags": ["B-LOC"]}, task=given).labels == ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+    plain = {**TAG, "tokenClassification": {"scheme": "Plain"}}
+    splits = load({"tokens": ["a", "b"], "tags": [7, 12]}, task=plain)
+    assert splits.labels == ["7", "12"]
+    assert splits.train.examples[0].labels == (IGNORED, 0, IGNORED, 1)
+
+
+def test_words_that_are_cut_are_not_learned(load: Loader) -> None:
+    rows = ({"tokens": ["abcd", "e"], "tags": ["O", "B-X"]}, {"tokens": ["a", "b"], "tags": ["B-X", "O"]})
+    train = load(*rows, task=TAG, maxLength=4).train
+    assert train.truncated == 1
+    assert [example.labels for example in train.examples] == [
+        (IGNORED, 0, IGNORED, IGNORED),
+        (IGNORED, 1, IGNORED, 0),
+    ]
+
+
 def test_every_format_says_the_same(spec: Callable[..., PeftJobSpec], tokenizer: Any, tmp_path: Path) -> None:
     rows = [{"text": 'a "quoted", line\nand "one" more', "label": "x"}, {"text": "é ü", "label": "y"}]
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

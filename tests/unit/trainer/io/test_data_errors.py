@@ -15,6 +15,11 @@ from peftjob_trainer.data import load_splits
 from peftjob_trainer.exits import TrainerError
 
 CLASSIFY: dict[str, Any] = {"type": "SequenceClassification"}
+SEVERAL: dict[str, Any] = {**CLASSIFY, "sequenceClassification": {"problem": "MultiLabel"}}
+NUMBER: dict[str, Any] = {**CLASSIFY, "sequenceClassification": {"problem": "Regression"}}
+TAG: dict[str, Any] = {"type": "TokenClassification"}
+TRANSLATE: dict[str, Any] = {"type": "Seq2SeqLM"}
+PLAIN: dict[str, Any] = {**TAG, "tokenClassification": {"scheme": "Plain"}}
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 
 
@@ -28,6 +33,18 @@ def lines(*rows: object) -> bytes:
 
 def classified(label: object, text: object = "fine") -> dict[str, object]:
     return {"text": text, "label": label}
+
+
+def tagged(*tags: object, tokens: object = ("Ann", "left")) -> dict[str, object]:
+    return {"tokens": tokens, "tags": tags}
+
+
+def marked(*spans: object, text: object = "Ann left") -> dict[str, object]:
+    return {"text": text, "spans": spans}
+
+
+def span(start: object, end: object, label: object = "PER") -> dict[str, object]:
+    return {"start": start, "end": end, "label": label}
 
 
 def parquet(path: Path, **columns: list[Any]) -> bytes:
@@ -47,6 +64,7 @@ class Case:
     task: dict[str, Any] = field(default_factory=lambda: {"type": "CausalLM"})
     columns: dict[str, str] = field(default_factory=dict)
     template: str | None = None
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 GOOD = (classified("a"), classified("b"))
@@ -213,6 +231,169 @@ CASES = [
         ("train.jsonl", "'a'", "two"),
         CLASSIFY,
     ),
+    Case(
+        "a list that holds a label which the task does not list",
+        {"train.jsonl": lines(classified(["a"]), classified(["a", "c"]))},
+        Reason.UNKNOWN_LABEL,
+        ("train.jsonl line 2", "'c'", "'a', 'b'", "spec.task.sequenceClassification.labels"),
+        {**CLASSIFY, "sequenceClassification": {"problem": "MultiLabel", "labels": ["a", "b"]}},
+    ),
+    Case(
+        "a list of labels that is a number",
+        {"train.jsonl": lines(classified(["a", "b"]), classified(3))},
+        Reason.DATASET_MALFORMED,
+        ("train.jsonl line 2", "'label'", "no list", "write a list of labels"),
+        SEVERAL,
+    ),
+    Case(
+        "a null in a list of labels",
+        {"train.jsonl": lines(classified(["a", None]))},
+        Reason.DATASET_MALFORMED,
+        ("train.jsonl line 1", "item 2 of column 'label'", "null"),
+        SEVERAL,
+    ),
+    Case(
+        "lists without any label",
+        {"train.jsonl": lines(classified([]), classified([]))},
+        Reason.DATASET_EMPTY,
+        ("train.jsonl", "none of its rows has a label"),
+        SEVERAL,
+    ),
+    Case(
+        "a number that is a word",
+        {"train.csv": b"text,label\nfine,0.5\nbad,much\n"},
+        Reason.DATASET_MALFORMED,
+        ("train.csv line 3", "'label'", "'much'", "write a number such as 0.5"),
+        NUMBER,
+    ),
+    Case(
+        "a number that is not finite",
+        {"train.csv": b"text,label\nfine,nan\n"},
+        Reason.DATASET_MALFORMED,
+        ("train.csv line 2", "no finite number"),
+        NUMBER,
+    ),
+    Case(
+        "a number that is true",
+        {"train.jsonl": lines(classified(True))},
+        Reason.DATASET_MALFORMED,
+        ("train.jsonl line 1", "boolean", "no finite number"),
+        NUMBER,
+    ),
+    Case(
+        "a text to classify that is empty",
+        {"train.jsonl": lines(*GOOD, classified("a", "  "))},
+        Reason.DATASET_MALFORMED,
+        ("train.jsonl line 3", "column 'text' is empty", "remove the row"),
+        CLASSIFY,
+    ),
+    # Words with tags, texts with spans.
+    Case(
+        "neither tokens with tags nor text with spans",
+        {"train.jsonl": lines({"words": ["a"], "tags": ["O"]})},
+        Reason.DATASET_COLUMN_MISSING,
+        ("train.jsonl", "'words', 'tags'", "spec.dataset.columns.tokens"),
+        TAG,
+    ),
+    Case(
+        "tags in a column that is not there",
+        {"train.jsonl": lines(tagged("B-PER", "O"))},
+        Reason.DATASET_COLUMN_MISSING,
+        ("'ner_tags'", "spec.dataset.columns.tags"),
+        TAG,
+        {"tags": "ner_tags"},
+    ),
+    Case(
+        "a tag less than there are words",
+        {"train.jsonl": lines(tagged("B-PER", "O"), tagged("B-PER"))},
+        Reason.DATASET_MALFORMED,
+        ("train.jsonl line 2", "1 tags for 2 words", "one tag for each word"),
+        TAG,
+    ),
+    Case(
+        "tags that are one string",
+        {"train.jsonl": lines({"tokens": ["a"], "tags": "O"})},
+        Reason.DATASET_MALFORMED,
+        ("train.jsonl line 1", "'tags'", "string, no list"),
+        TAG,
+    ),
+    Case(
+        "a row without words",
+        {"train.jsonl": lines(tagged("B-PER", "O"), tagged(tokens=[]))},
+        Reason.DATASET_MALFORMED,
+        ("train.jsonl line 2", "'tags' is empty"),
+        TAG,
+    ),
+    Case(
+        "a word that is empty",
+        {"train.jsonl": lines(tagged("B-PER", "O", tokens=["Ann", ""]))},
+        Reason.DATASET_MALFORMED,
+        ("train.jsonl line 1", "item 2 of column 'tokens' is an empty string"),
+        TAG,
+    ),
+    Case(
+        "a tag without B- or I-",
+        {"train.jsonl": lines(tagged("B-PER", "O"), tagged("PER", "O"))},
+        Reason.DATASET_MALFORMED,
+        ("train.jsonl line 2", "'PER'", "B-LABEL", "scheme to Plain"),
+        TAG,
+    ),
+    Case(
+        "a name of a kind that the task does not list",
+        {"train.jsonl": lines(tagged("B-ORG", "O"))},
+        Reason.UNKNOWN_LABEL,
+        ("train.jsonl line 1", "'ORG'", "'PER', 'LOC'", "spec.task.tokenClassification.labels"),
+        {**TAG, "tokenClassification": {"labels": ["PER", "LOC"]}},
+    ),
+    Case(
+        "a kind of word that the training data lacks",
+        {"train.jsonl": lines(tagged("NOUN", "VERB")), "test.jsonl": lines(tagged("NOUN", "ADV"))},
+        Reason.UNKNOWN_LABEL,
+        ("test.jsonl line 1", "'ADV'", "'NOUN', 'VERB'"),
+        PLAIN,
+    ),
+    Case(
+        "tags that find nothing",
+        {"train.jsonl": lines(tagged("O", "O"))},
+        Reason.DATASET_EMPTY,
+        ("train.jsonl", "none of its rows has a label"),
+        TAG,
+    ),
+    Case(
+        "a span beyond the text",
+        {"train.jsonl": lines(marked(span(0, 3)), marked(span(4, 9)))},
+        Reason.DATASET_MALFORMED,
+        ("train.jsonl line 2", "span 1", "from 4 to 9", "8 characters"),
+        TAG,
+    ),
+    Case(
+        "a span without its label",
+        {"train.jsonl": lines(marked({"start": 0, "end": 3}))},
+        Reason.DATASET_MALFORMED,
+        ("train.jsonl line 1", "span 1", "{start, end, label}"),
+        TAG,
+    ),
+    Case(
+        "spans one in the other",
+        {"train.jsonl": lines(marked(span(0, 8), span(4, 8, "VERB")))},
+        Reason.DATASET_MALFORMED,
+        ("train.jsonl line 1", "'VERB' from 4", "overlaps"),
+        TAG,
+    ),
+    Case(
+        "a text with spans that is empty",
+        {"train.jsonl": lines(marked(span(0, 3)), marked(text=""))},
+        Reason.DATASET_MALFORMED,
+        ("train.jsonl line 2", "'text' is empty"),
+        TAG,
+    ),
+    Case(
+        "spans where each word has a label of its own",
+        {"train.jsonl": lines(marked(span(0, 3)))},
+        Reason.INVALID_CONFIG,
+        ("train.jsonl", "spec.task.tokenClassification.scheme to BIO"),
+        PLAIN,
+    ),
     # Values.
     Case(
         "a text that is a number",
@@ -231,6 +412,42 @@ CASES = [
         {"train.jsonl": lines({"prompt": "a", "completion": None})},
         Reason.DATASET_MALFORMED,
         ("train.jsonl line 1", "'completion'"),
+    ),
+    # Sources and targets.
+    Case(
+        "a source without a column of that name",
+        {"train.jsonl": lines({"english": "a", "target": "b"})},
+        Reason.DATASET_COLUMN_MISSING,
+        ("train.jsonl", "'source'", "'english', 'target'", "spec.dataset.columns.source"),
+        TRANSLATE,
+    ),
+    Case(
+        "a target that is empty",
+        {"train.csv": b"source,target\na,b\nc,\n"},
+        Reason.DATASET_MALFORMED,
+        ("train.csv line 3", "column 'target' is empty", "remove the row"),
+        TRANSLATE,
+    ),
+    Case(
+        "a source that is white space",
+        {"train.jsonl": lines({"source": " \n", "target": "b"})},
+        Reason.DATASET_MALFORMED,
+        ("train.jsonl line 1", "column 'source' is empty"),
+        TRANSLATE,
+    ),
+    Case(
+        "a target that is a list",
+        {"train.jsonl": lines({"source": "a", "target": ["b"]})},
+        Reason.DATASET_MALFORMED,
+        ("train.jsonl line 1", "'target'", "array", "write a string"),
+        TRANSLATE,
+    ),
+    Case(
+        "plain text, where the model is to write answers",
+        {"train.jsonl": lines({"text": "a"}), "validation.jsonl": lines({"text": "a"})},
+        Reason.INVALID_CONFIG,
+        ("spec.training.evaluation.generate", "train.jsonl", "prompt and completion"),
+        training={"evaluation": {"generate": {}}},
     ),
     # Chats.
     Case(
@@ -297,7 +514,7 @@ def test_bad_data_is_named_with_its_place_and_the_fix(
         (tmp_path / name).write_bytes(body)
         uris[name.partition(".")[0]] = f"file://{tmp_path / name}"
     monkeypatch.setattr(tokenizer, "chat_template", case.template)
-    job = spec(**uris, columns=case.columns, task=case.task)
+    job = spec(**uris, columns=case.columns, task=case.task, training=case.training)
     with pytest.raises(TrainerError) as error:
         load_splits(job, tokenizer, StorageSpec(), tmp_path / "work")
     assert error.value.reason is case.want, error.value.message

@@ -93,6 +93,30 @@ def test_a_classifier_s_labels_are_in_the_snippet(card: Callable[..., str], tmp_
         assert constant(code, "LABELS") == labels
 
 
+@pytest.mark.parametrize(
+    ("task", "tag"),
+    [
+        ({"type": "Seq2SeqLM"}, "text2text-generation"),
+        ({"type": "TokenClassification"}, "token-classification"),
+        (
+            {"type": "SequenceClassification", "sequenceClassification": {"problem": "MultiLabel"}},
+            "text-classification",
+        ),
+        (
+            {"type": "SequenceClassification", "sequenceClassification": {"problem": "Regression"}},
+            "text-classification",
+        ),
+    ],
+)
+def test_each_task_has_its_snippet_and_its_name_on_the_hub(
+    card: Callable[..., str], tmp_path: Path, task: dict[str, Any], tag: str
+) -> None:
+    text = card(task=task, labels=None if tag.startswith("text2") or "Regression" in str(task) else ["a", "b"])
+    assert snippet(text)
+    assert front(text)["pipeline_tag"] == tag
+    assert (tmp_path / "labels.json").exists() == ("LABELS = " in text)
+
+
 def test_labels_default_to_those_of_the_task(card: Callable[..., str]) -> None:
     task = {"type": "SequenceClassification", "sequenceClassification": {"labels": ["b", "a"]}}
     assert constant(snippet(card(task=task)), "LABELS") == ["b", "a"]

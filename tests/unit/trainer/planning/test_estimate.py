@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peftjob_api import PeftJobSpec
+from peftjob_api.metrics import METRICS
 from peftjob_trainer.data import Example, Split, Splits
 from peftjob_trainer.data.types import IGNORED
 from peftjob_trainer.planning import dry_run
@@ -96,6 +97,61 @@ def test_a_classifier_trains_its_head_in_fp32(tmp_path: Path) -> None:
     assert (2 * WIDTH, 4) in found.base  # the one that peft keeps beside it
     adapters = LAYERS * RANK * (4 * 2 * WIDTH + 2 * (WIDTH + INNER)) + RANK * 2 * WIDTH  # blocks and pooler
     assert found.trained == head + adapters
+
+
+def t5(folder: Path) -> Path:
+    sizes = {"vocab_size": WORDS, "d_model": WIDTH, "d_ff": INNER, "num_layers": LAYERS, "num_heads": 2, "d_kv": 4}
+    AutoConfig.for_model("t5", **sizes, decoder_start_token_id=0).save_pretrained(folder)
+    return folder
+
+
+def test_an_encoder_and_a_decoder(tmp_path: Path) -> None:
+    found = demand_of(t5(tmp_path), spec("Seq2SeqLM"))
+    attention, mlp, buckets = 4 * WIDTH * WIDTH, 2 * WIDTH * INNER, 32 * 2
+    blocks = LAYERS * (attention + mlp + 2 * WIDTH) + LAYERS * (2 * attention + mlp + 3 * WIDTH)
+    assert found.base_parameters == WORDS * WIDTH + blocks + 2 * (WIDTH + buckets)
+    assert not found.is_rough
+
+
+@pytest.mark.parametrize("kind", [kind for kind in METRICS if "Classification" in kind])
+def test_each_head_runs_without_data(tmp_path: Path, kind: str) -> None:
+    task, _, variant = kind.partition("/")
+    job = spec(task).to_wire()
+    settings = {"SequenceClassification": {"problem": variant}, "TokenClassification": {"scheme": variant}}
+    job["task"] |= {f"{task[0].lower()}{task[1:]}": settings[task]} if variant else {}
+    assert not demand_of(config(tmp_path, "bert"), PeftJobSpec.model_validate(job)).is_rough
+
+
+WRITES: dict[str, Any] = {"evaluation": {"generate": {"maxNewTokens": 10, "maxSamples": 7}}}
+VALIDATED = {"validation": "file:///v.jsonl"}
+
+
+def test_writing_gathers_the_base_for_each_token(tmp_path: Path) -> None:
+    job = spec(dataset=VALIDATED, microBatchSize=2, **WRITES)
+    cost = demand_of(config(tmp_path, tie_word_embeddings=False), job).writing
+    assert cost is not None
+    assert (cost.batches, cost.tokens) == (4, 10)
+    assert cost.per_token == 4 * (LAYERS * LAYER + 2 * WORDS * WIDTH + WIDTH)
+    assert cost.gathered == 40 * cost.per_token
+    assert demand_of(tmp_path, spec(dataset=VALIDATED)).writing is None
+
+
+def test_an_encoder_is_gathered_once_for_a_batch(tmp_path: Path) -> None:
+    cost = demand_of(t5(tmp_path), spec("Seq2SeqLM", VALIDATED, **WRITES)).writing
+    assert cost is not None
+    attention, mlp, buckets, words = 4 * WIDTH * WIDTH, 2 * WIDTH * INNER, 32 * 2, WORDS * WIDTH
+    assert cost.per_batch == 4 * (words + LAYERS * (attention + mlp + 2 * WIDTH) + buckets + WIDTH)
+    # The embedding is the head as well, and is gathered for each.
+    assert cost.per_token == 4 * (2 * words + LAYERS * (2 * attention + mlp + 3 * WIDTH) + buckets + WIDTH)
+    assert cost.gathered == 2 * (cost.per_batch + 10 * cost.per_token)
+
+
+def test_what_was_written_is_kept_in_memory_as_keys_and_values(tmp_path: Path) -> None:
+    folder = config(tmp_path, vocab_size=8, num_hidden_layers=6)
+    generate = {"maxNewTokens": 2048, "maxSamples": 2}
+    job = spec(dataset=VALIDATED, microBatchSize=1, evaluation={"generate": generate})
+    cache = 6 * 2 * WIDTH * 2064 * 4
+    assert demand_of(folder, job).whole > cache > demand_of(folder, spec(dataset=VALIDATED, microBatchSize=1)).whole
 
 
 def test_the_best_adapter_is_kept_only_with_validation(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from .base import ApiModel, Rule
-from .forms import ModuleName, variant_rules
+from .forms import ModuleName, Uri, uri_rules, variant_rules
 
 ALL_LINEAR = "all-linear"
 
@@ -46,10 +46,17 @@ class MethodSpec(ApiModel):
 
     type: Literal["LoRA"] = "LoRA"
     """type of the method."""
+    init_from: Uri | None = None
+    """initFrom is the folder of an adapter to continue from, instead of new parameters: `s3://BUCKET/PREFIX`,
+    `pvc://CLAIM/PATH` or `file:///PATH`, as a PeftJob or peft itself wrote it. Its method, settings and shapes must be
+    those of this job."""
     lora: LoRAMethod | None = None
     """lora holds the settings of the method `LoRA`. Default: rank 16 on all linear modules."""
 
-    rules: ClassVar[tuple[Rule, ...]] = variant_rules("method", {field: kind for kind, (field, _) in _VARIANTS.items()})
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *variant_rules("method", {field: kind for kind, (field, _) in _VARIANTS.items()}),
+        *uri_rules("adapter", "init_from"),
+    )
 
     @property
     def settings(self) -> ApiModel:

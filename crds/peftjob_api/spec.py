@@ -231,7 +231,8 @@ class PeftJobSpec(ApiModel):
         Rule(
             "!has(self.storage.s3) || [self.baseModel.uri, self.dataset.train, self.output.uri, "
             "has(self.dataset.validation) ? self.dataset.validation : '', "
-            "has(self.dataset.test) ? self.dataset.test : ''].exists(u, u.startsWith('s3://'))",
+            "has(self.dataset.test) ? self.dataset.test : '', "
+            "has(self.method.initFrom) ? self.method.initFrom : ''].exists(u, u.startsWith('s3://'))",
             lambda s: s.storage.s3 is None or any(u.startswith("s3://") for u in s.uris()),
             "storage.s3 is set but no uri starts with s3://: remove it or correct the uris",
             ".storage.s3",
@@ -248,5 +249,12 @@ class PeftJobSpec(ApiModel):
 
     def uris(self) -> list[str]:
         """Return every uri that the job reads or writes."""
-        uris = [self.base_model.uri, self.dataset.train, self.dataset.validation, self.dataset.test, self.output.uri]
+        uris = [
+            self.base_model.uri,
+            self.dataset.train,
+            self.dataset.validation,
+            self.dataset.test,
+            self.method.init_from,
+            self.output.uri,
+        ]
         return [uri for uri in uris if uri is not None]

@@ -22,6 +22,7 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
     tiny.write_classified(folder / "classes-45.jsonl", 45)
     tiny.write_classified(folder / "classes-33.jsonl", 33)
     tiny.write_classified(folder / "validation.jsonl", 21, seed=5)
+    tiny.write_adapter(folder / "before", folder / "bert")
     clm: dict[str, Any] = {"model": "llama", "kind": "CausalLM"}
     cls: dict[str, Any] = {"model": "bert", "kind": "SequenceClassification"}
     validation = {"validation": f"file://{folder}/validation.jsonl"}
@@ -62,7 +63,11 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
             {**clm, "model": "deep"}, "completions-45.jsonl", training={"maxSteps": 4}, sharding="Replicate"
         ),
         "grouped": _grouped(folder),
-    }
+        "continued": job(
+            cls, "classes-45.jsonl", training={"maxSteps": 1},
+            method={"type": "LoRA", "initFrom": f"file://{folder}/before", "lora": {"rank": 4, "alpha": 8}},
+        ),
+    }  # fmt: skip
 
 
 GROUPS = ("Replicate", "Node", "Full")

@@ -18,12 +18,13 @@ from peftjob_api.constants import ENV_LOG_FORMAT
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 from transformers import AutoTokenizer
 
+from . import initial
 from .checkpointing import checkpoint_blocks
 from .claim import Claim
 from .data import Splits, load_splits
 from .exits import TrainerError
 from .failures import explain
-from .handoff import Go, Place
+from .handoff import ADAPTER_FOLDER, Go, Place
 from .history import History
 from .methods import Method, method_of, trainable
 from .model_card import write_model_card
@@ -33,7 +34,7 @@ from .publish import find_published, publish
 from .report import write_report
 from .sharding import Base, Groups, Sharded, open_groups
 from .sharding.process_groups import COLLECTIVE_TIMEOUT
-from .storage import open_store
+from .storage import fetch_adapter, open_store
 from .storage.uris import parse
 from .tasks import packing, task_of
 from .train import Run, evaluate_split, train
@@ -72,12 +73,13 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
     progress.phase("Loading")
     tokenizer = load_tokenizer(go.model)
     splits = load_splits(spec, tokenizer, spec.storage, go.work)  # before the rendezvous: bad data is told at once
+    start = read_initial(go, splits)
     inputs = Inputs(go.model, tokenizer.pad_token_id, precision, splits)
     demand = estimate(spec, inputs) if place.rank == 0 else None
     store = connect(place, device)
     option = settle(spec, demand, inputs, store, device, ranks_here(go))
     groups = open_groups(option.group, topology_of(spec))
-    sharded, method = load_model(go, splits, tokenizer, precision, device, groups, option.spare)
+    sharded, method = load_model(go, splits, tokenizer, precision, device, groups, option.spare, start)
     plan = expected(sharded.plan(), option)
     progress.plan(plan)
     log.info("%s", describe(plan, sharded.whole_bytes()))
@@ -197,8 +199,12 @@ def load_model(
     device: torch.device,
     groups: Groups,
     spare: int = 0,
+    start: initial.Initial | None = None,
 ) -> tuple[Sharded, Method]:
-    """Return the base in a shard group, with the parameters of the method in it, and this; on `spare` see `Sharded`."""
+    """Return the base in a shard group, with the parameters of the method in it, and this.
+
+    The trained parameters are those of the adapter `start`, if there is one. On `spare` see `Sharded`.
+    """
     spec = go.run.spec
     base = Base(go.model, spec.base_model.uri, spec.storage, precision, device, spec.training.seed)
     model, head = task_of(spec, tokenizer.pad_token_id, splits.labels).skeleton(base)
@@ -209,6 +215,9 @@ def load_model(
     method = method_of(spec, head, tokenizer)
     model = method.inject(model)
     method.initialise(model, base.values)
+    if start is not None:
+        initial.agree(start, device)
+        initial.adopt(start, method, model)
     log.info("%s", base.fill(model, groups))
     if spec.training.gradient_checkpointing:
         checkpoint_blocks(model)
@@ -219,6 +228,21 @@ def load_model(
     if spec.dataset.packing:
         packing.check_keeps_apart(model, sharded.autocast, device)
     return sharded, method
+
+
+def read_initial(go: Go, splits: Splits) -> initial.Initial | None:
+    """Return the adapter that the job continues from, if it does; it fits the data's labels.
+
+    Raises:
+        TrainerError: `ADAPTER_NOT_FOUND` or `ADAPTER_UNSUITABLE`.
+    """
+    spec = go.run.spec
+    if spec.method.init_from is None:
+        return None
+    folder = fetch_adapter(spec.method.init_from, spec.storage, go.work / ADAPTER_FOLDER, initial.FIELD)
+    found = initial.read(folder, spec.method.init_from)
+    initial.check_labels(found, splits.labels)
+    return found
 
 
 def ranks_here(go: Go) -> int:

@@ -8,6 +8,8 @@ from .base import ApiModel, Rule
 from .forms import ModuleName, Uri, uri_rules, variant_rules
 
 ALL_LINEAR = "all-linear"
+UNMERGEABLE: tuple[str, ...] = ("PromptTuning", "PTuning", "PrefixTuning", "Bottleneck")
+"""Methods that add what no weight of the base can hold: tokens, keys and values, layers."""
 
 
 class LoRAMethod(ApiModel):

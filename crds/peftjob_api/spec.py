@@ -19,7 +19,7 @@ from .forms import (
     name_rule,
     uri_rules,
 )
-from .method_spec import MethodSpec
+from .method_spec import UNMERGEABLE, MethodSpec
 from .task_spec import TaskSpec
 from .training_spec import TrainingSpec
 
@@ -106,6 +106,9 @@ class OutputSpec(ApiModel):
     uri: Annotated[str, StringConstraints(min_length=1, max_length=512)]  # must fit a termination message
     """uri of the folder for the adapter: `s3://BUCKET/PREFIX`, `pvc://CLAIM/PATH` or `file:///PATH`. It must be
     empty, or hold an earlier result of this same PeftJob."""
+    merge: bool = False
+    """merge also writes base and adapter as one model in the Hugging Face layout, into `merged/` below uri: for
+    programs that know no adapters. Not for methods that add tokens or layers, which no weight of the base can hold."""
 
     rules: ClassVar[tuple[Rule, ...]] = uri_rules("output", "uri", required=True)
 
@@ -204,6 +207,13 @@ class PeftJobSpec(ApiModel):
             lambda s: s.task.type == "CausalLM" or not s.dataset.packing,
             "dataset.packing is for CausalLM, which learns each token: remove it",
             ".dataset.packing",
+        ),
+        Rule(
+            f"!self.output.merge || !(self.method.type in {list(UNMERGEABLE)})",
+            lambda s: not s.output.merge or s.method.type not in UNMERGEABLE,
+            f"output.merge is not for the methods {', '.join(UNMERGEABLE)}, which no weight of the base can hold: set "
+            f"method.type to another one, such as LoRA, or remove merge",
+            ".output.merge",
         ),
         Rule(
             "!has(self.training.evaluation) || has(self.dataset.validation)",

@@ -64,7 +64,7 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
         ),
         "grouped": _grouped(folder),
         "continued": job(
-            cls, "classes-45.jsonl", training={"maxSteps": 1},
+            cls, "classes-45.jsonl", training={"maxSteps": 2, "schedule": "Constant"},
             method={"type": "LoRA", "initFrom": f"file://{folder}/before", "lora": {"rank": 4, "alpha": 8}},
         ),
     }  # fmt: skip

@@ -26,11 +26,12 @@ from .exits import TrainerError
 from .failures import explain
 from .handoff import ADAPTER_FOLDER, Go, Place
 from .history import History
+from .merging import Merge, writers
 from .methods import Method, method_of, trainable
 from .model_card import write_model_card
 from .planning import Inputs, Option, estimate, settle, topology_of
 from .progress import Progress, serve
-from .publish import find_published, publish
+from .publish import MERGED_FOLDER, find_published, publish
 from .report import write_report
 from .sharding import Base, Groups, Sharded, open_groups
 from .sharding.process_groups import COLLECTIVE_TIMEOUT
@@ -38,6 +39,7 @@ from .storage import fetch_adapter, open_store
 from .storage.uris import parse
 from .tasks import packing, task_of
 from .train import Run, evaluate_split, train
+from .usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +81,8 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
     store = connect(place, device)
     option = settle(spec, demand, inputs, store, device, ranks_here(go))
     groups = open_groups(option.group, topology_of(spec))
-    sharded, method = load_model(go, splits, tokenizer, precision, device, groups, option.spare, start)
+    merge = Merge(place.rank, place.world, writers(spec.output, spec.workers)) if spec.output.merge else None
+    sharded, method = load_model(go, splits, tokenizer, precision, device, groups, option.spare, start, merge)
     plan = expected(sharded.plan(), option)
     progress.plan(plan)
     log.info("%s", describe(plan, sharded.whole_bytes()))
@@ -102,12 +105,22 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
             evaluate_split(loop, history, "test")
         if claim is None:
             store.wait([_TRAINED_KEY], COLLECTIVE_TIMEOUT)  # rank 0 may still be in the last collective
+            if merge is not None:
+                sharded.drop_base()
+                merge.open(store, open_store(spec.output.uri, spec.storage))
+                merge.serve()
             return None
         store.set(_TRAINED_KEY, "1")
         progress.phase("Publishing")
         with tempfile.TemporaryDirectory(dir=go.work) as folder:
             write_adapter(Path(folder), go, loop, plan, history, tokenizer)
-            adapter = publish(claim.store, spec.output.uri, claim, Path(folder), go.run.job)
+            if merge is not None:
+                sharded.drop_base()
+                merge.open(store, claim.store)
+                merge.describe(Path(folder) / MERGED_FOLDER, tokenizer)
+            adapter = publish(claim.store, spec.output.uri, claim, Path(folder), go.run.job, merge)
+        if merge is not None:
+            merge.finish()
     except Exception as error:
         if claim is not None and (go.releases_claim or explain(error).code in PERMANENT):
             release(claim)
@@ -200,10 +213,12 @@ def load_model(
     groups: Groups,
     spare: int = 0,
     start: initial.Initial | None = None,
+    merge: Merge | None = None,
 ) -> tuple[Sharded, Method]:
     """Return the base in a shard group, with the parameters of the method in it, and this.
 
-    The trained parameters are those of the adapter `start`, if there is one. On `spare` see `Sharded`.
+    The trained parameters are those of the adapter `start`, if there is one; `merge` learns what it has to write. On
+    `spare` see `Sharded`.
     """
     spec = go.run.spec
     base = Base(go.model, spec.base_model.uri, spec.storage, precision, device, spec.training.seed)
@@ -218,6 +233,8 @@ def load_model(
     if start is not None:
         initial.agree(start, device)
         initial.adopt(start, method, model)
+    if merge is not None:
+        merge.prepare(model, base)
     log.info("%s", base.fill(model, groups))
     if spec.training.gradient_checkpointing:
         checkpoint_blocks(model)
@@ -308,5 +325,7 @@ def write_adapter(folder: Path, go: Go, loop: Run, plan: PlanInfo, history: Hist
     base = location.container if location.scheme == "hf" else spec.base_model.uri
     loop.method.save(loop.sharded.model, folder, base, spec.base_model.revision)
     tokenizer.save_pretrained(folder)
+    dtype = str(loop.sharded.base[0].dtype).removeprefix("torch.")
+    Usage.of(spec, loop.splits.labels, loop.splits.chat, dtype).write(folder)
     write_report(folder, go.run, plan, history)
     write_model_card(folder, go.run, plan, history, labels=loop.splits.labels, chat=loop.splits.chat)

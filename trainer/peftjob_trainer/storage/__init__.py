@@ -5,7 +5,7 @@ Used by `claim` and `publish` (stores) and by the trainer's start (fetching); no
 
 from .adapters import fetch_adapter
 from .fetch import fetch_file, fetch_model, open_store
-from .store import ConditionsUnsupported, ObjectInfo, ObjectNotFound, PreconditionFailed, Store
+from .store import ConditionsUnsupported, ObjectInfo, ObjectNotFound, PreconditionFailed, Store, Stream
 
 __all__ = [
     "ConditionsUnsupported",
@@ -13,6 +13,7 @@ __all__ = [
     "ObjectNotFound",
     "PreconditionFailed",
     "Store",
+    "Stream",
     "fetch_adapter",
     "fetch_file",
     "fetch_model",

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import tempfile
 import warnings
@@ -39,7 +40,7 @@ from .storage import fetch_adapter, open_store
 from .storage.uris import parse
 from .tasks import packing, task_of
 from .train import Run, evaluate_split, train
-from .usage import Usage
+from .usage import USAGE_NAME, Usage
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +119,7 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
                 sharded.drop_base()
                 merge.open(store, claim.store)
                 merge.describe(Path(folder) / MERGED_FOLDER, tokenizer)
+                shutil.copy(Path(folder) / USAGE_NAME, Path(folder) / MERGED_FOLDER)
             adapter = publish(claim.store, spec.output.uri, claim, Path(folder), go.run.job, merge)
         if merge is not None:
             merge.finish()

@@ -39,6 +39,7 @@ _URIS = {
         "use s3://BUCKET/PREFIX, pvc://CLAIM/PATH or file:///PATH",
     ),
 }
+_URIS["adapter"] = _URIS["output"]
 
 
 def match_rule(field: str, pattern: str, message: str, *, required: bool = False, negate: bool = False) -> Rule:
@@ -63,9 +64,7 @@ def uri_rules(kind: str, field: str, *, required: bool = False) -> tuple[Rule, .
     """Return the rules that a uri field has one of the forms that its kind of thing can be read from or written to."""
     pattern, fix = _URIS[kind]
     return (
-        match_rule(
-            field, pattern, f"is no uri of {'an' if kind == 'output' else 'a'} {kind}: {fix}", required=required
-        ),
+        match_rule(field, pattern, f"is no uri of {'an' if kind[0] in 'ao' else 'a'} {kind}: {fix}", required=required),
         match_rule(field, _DOTS, "has . or .. in its path: write the path without", required=required, negate=True),
     )
 

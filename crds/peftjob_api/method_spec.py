@@ -6,7 +6,7 @@ from pydantic import Field
 
 from .adapter_methods import BitFitMethod, BottleneckMethod, LayerNormTuningMethod, TrainableTokensMethod
 from .base import ApiModel, Rule
-from .forms import ModuleName, variant_rules
+from .forms import ModuleName, Uri, uri_rules, variant_rules
 from .low_rank_methods import AdaLoRAMethod, LoRAMethod, VeRAMethod
 from .prompt_methods import PrefixTuningMethod, PromptTuningMethod, PTuningMethod
 from .weight_methods import IA3Method, LoHaMethod, LoKrMethod, OFTMethod
@@ -29,6 +29,9 @@ VARIANTS: dict[str, tuple[str, type[ApiModel]]] = {
 }
 """Type of a method -> JSON name of the field with its settings, and what these are."""
 
+PLAIN_LORA = "self.type == 'LoRA' && (!has(self.lora) || self.lora.initialisation == 'Default')"
+"""`MethodSpec.is_plain_lora` in CEL."""
+
 
 class MethodSpec(ApiModel):
     """How the frozen model is adapted."""
@@ -50,6 +53,10 @@ class MethodSpec(ApiModel):
         "TrainableTokens",
     ] = "LoRA"
     """type of the method; docs/methods.md says which goes with which task."""
+    init_from: Uri | None = None
+    """initFrom is the folder of an adapter to continue from, instead of new parameters: `s3://BUCKET/PREFIX`,
+    `pvc://CLAIM/PATH` or `file:///PATH`, as a PeftJob or peft itself wrote it. Its method, settings and shapes must be
+    those of this job. For LoRA with its default initialisation."""
     lora: LoRAMethod | None = None
     """lora holds the settings of the method `LoRA`. Default: rank 16 on all linear modules."""
     adalora: AdaLoRAMethod | None = None
@@ -85,6 +92,13 @@ class MethodSpec(ApiModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         *variant_rules("method", {field: kind for kind, (field, _) in VARIANTS.items()}),
+        *uri_rules("adapter", "init_from"),
+        Rule(
+            f"!has(self.initFrom) || ({PLAIN_LORA})",
+            lambda m: m.init_from is None or m.is_plain_lora,
+            "initFrom is for LoRA with its default initialisation: remove it, or change the method",
+            ".initFrom",
+        ),
         Rule(
             "self.type != 'TrainableTokens' || has(self.trainableTokens)",
             lambda m: m.type != "TrainableTokens" or m.trainable_tokens is not None,
@@ -98,6 +112,11 @@ class MethodSpec(ApiModel):
             ".modulesToSave",
         ),
     )
+
+    @property
+    def is_plain_lora(self) -> bool:
+        """Whether what is trained is what is published: LoRA whose matrices begin as new."""
+        return self.type == "LoRA" and (self.lora is None or self.lora.initialisation == "Default")
 
     @property
     def settings(self) -> ApiModel:

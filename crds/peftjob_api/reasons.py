@@ -10,6 +10,8 @@ class Reason(StrEnum):
     INVALID_CONFIG = "InvalidConfig"
     BASE_MODEL_NOT_FOUND = "BaseModelNotFound"
     BASE_MODEL_CORRUPT = "BaseModelCorrupt"
+    ADAPTER_NOT_FOUND = "AdapterNotFound"
+    ADAPTER_UNSUITABLE = "AdapterUnsuitable"
     DATASET_NOT_FOUND = "DatasetNotFound"
     DATASET_COLUMN_MISSING = "DatasetColumnMissing"
     DATASET_MALFORMED = "DatasetMalformed"

@@ -20,7 +20,7 @@ from .forms import (
     name_rule,
     uri_rules,
 )
-from .method_spec import MethodSpec
+from .method_spec import PLAIN_LORA, MethodSpec
 from .metrics import METRICS
 from .pairs import pair_rules
 from .prompt_methods import PROMPT_METHODS
@@ -116,6 +116,9 @@ class OutputSpec(ApiModel):
     uri: Annotated[str, StringConstraints(min_length=1, max_length=512)]  # must fit a termination message
     """uri of the folder for the adapter: `s3://BUCKET/PREFIX`, `pvc://CLAIM/PATH` or `file:///PATH`. It must be
     empty, or hold an earlier result of this same PeftJob."""
+    merge: bool = False
+    """merge also writes base and adapter as one model in the Hugging Face layout, into `merged/` below uri: for
+    programs that know no adapters. Not for methods that add tokens or layers, which no weight of the base can hold."""
 
     rules: ClassVar[tuple[Rule, ...]] = uri_rules("output", "uri", required=True)
 
@@ -256,6 +259,12 @@ class PeftJobSpec(ApiModel):
         ),
         *_METHOD_RULES,
         Rule(
+            f"!self.output.merge || ({PLAIN_LORA.replace('self.', 'self.method.')})",
+            lambda s: not s.output.merge or s.method.is_plain_lora,
+            "output.merge is for LoRA with its default initialisation: remove merge, or change the method",
+            ".output.merge",
+        ),
+        Rule(
             "!has(self.training.evaluation) || has(self.dataset.validation)",
             lambda s: s.training.evaluation is None or s.dataset.validation is not None,
             "training.evaluation needs data to evaluate: set dataset.validation",
@@ -295,7 +304,8 @@ class PeftJobSpec(ApiModel):
         Rule(
             "!has(self.storage.s3) || [self.baseModel.uri, self.dataset.train, self.output.uri, "
             "has(self.dataset.validation) ? self.dataset.validation : '', "
-            "has(self.dataset.test) ? self.dataset.test : ''].exists(u, u.startsWith('s3://'))",
+            "has(self.dataset.test) ? self.dataset.test : '', "
+            "has(self.method.initFrom) ? self.method.initFrom : ''].exists(u, u.startsWith('s3://'))",
             lambda s: s.storage.s3 is None or any(u.startswith("s3://") for u in s.uris()),
             "storage.s3 is set but no uri starts with s3://: remove it or correct the uris",
             ".storage.s3",
@@ -312,5 +322,12 @@ class PeftJobSpec(ApiModel):
 
     def uris(self) -> list[str]:
         """Return every uri that the job reads or writes."""
-        uris = [self.base_model.uri, self.dataset.train, self.dataset.validation, self.dataset.test, self.output.uri]
+        uris = [
+            self.base_model.uri,
+            self.dataset.train,
+            self.dataset.validation,
+            self.dataset.test,
+            self.method.init_from,
+            self.output.uri,
+        ]
         return [uri for uri in uris if uri is not None]

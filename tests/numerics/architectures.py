@@ -1,6 +1,7 @@
 """Small random models of many architectures, as they lie on a hub: what loading is tested on."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,12 +96,14 @@ ARCHITECTURES = [
 ]  # fmt: skip
 
 
-def write(folder: Path) -> None:
-    """Write all models, each into a folder of its number."""
+def write(folder: Path, only: Collection[str] | None = None) -> None:
+    """Write all models, or those of some names, each into a folder of its number."""
     import torch
     import transformers
 
     for number, architecture in enumerate(ARCHITECTURES):
+        if only is not None and architecture.name not in only:
+            continue
         torch.manual_seed(number)
         config = transformers.AutoConfig.for_model(architecture.model_type, **architecture.settings)
         if architecture.auto in (CLASSES, IMAGES):

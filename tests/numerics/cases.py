@@ -40,6 +40,7 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
     for rows in (33, 1):
         tiny.write_labelled(folder / f"labelled-{rows}.jsonl", rows)
         tiny.write_tagged(folder / f"tags-{rows}.jsonl", rows)
+    tiny.write_adapter(folder / "before", folder / "bert")
     clm: dict[str, Any] = {"model": "llama", "kind": "CausalLM"}
     cls: dict[str, Any] = {"model": "bert", "kind": "SequenceClassification"}
     validation = {"validation": f"file://{folder}/validation.jsonl"}
@@ -106,7 +107,11 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
             {**clm, "model": "deep"}, "completions-45.jsonl", training={"maxSteps": 4}, sharding="Replicate"
         ),
         "grouped": _grouped(folder),
-    }
+        "continued": job(
+            cls, "classes-45.jsonl", training={"maxSteps": 2, "schedule": "Constant"},
+            method={"type": "LoRA", "initFrom": f"file://{folder}/before", "lora": {"rank": 4, "alpha": 8}},
+        ),
+    }  # fmt: skip
 
 
 def _classified(folder: Path, problem: str, column: str) -> dict[str, Any]:

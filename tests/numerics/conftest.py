@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,14 @@ def run_all(folder: Path, world: int, name: str = "cases") -> list[Results]:
     """Do all runs of a file with so many ranks; return what each rank wrote."""
     import torch
 
+    run_ranks("harness.py", [str(folder), name], folder, world)
+    return [torch.load(folder / f"{name}-{world}-{rank}.pt") for rank in range(world)]
+
+
+def run_ranks(script: str, arguments: list[str], folder: Path, world: int) -> None:
+    """Run a script of this folder as so many ranks; their logs go into a folder."""
     master = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, str(HERE / "harness.py"), str(folder), name]
+    command = [sys.executable, str(HERE / script), *arguments]
     ranks = []
     for rank in range(world):
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "DS_ACCELERATOR": "cpu"}
@@ -50,13 +57,19 @@ def run_all(folder: Path, world: int, name: str = "cases") -> list[Results]:
         with (folder / f"world-{world}-rank-{rank}.log").open("wb") as log:
             ranks.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
     try:
-        codes = [process.wait(timeout=400) for process in ranks]
+        give_up = time.monotonic() + 400
+        while any(process.poll() is None for process in ranks) and not any(process.poll() for process in ranks):
+            assert time.monotonic() < give_up, "ranks hang"
+            time.sleep(0.05)
+        if any(process.poll() for process in ranks):
+            time.sleep(2)  # the others may know the cause
+        codes = [process.poll() for process in ranks]
     finally:
         for process in ranks:
             process.kill()
+            process.wait()
     logs = [(folder / f"world-{world}-rank-{rank}.log").read_text()[-3000:] for rank in range(world)]
     assert codes == [0] * world, "\n".join(logs)
-    return [torch.load(folder / f"{name}-{world}-{rank}.pt") for rank in range(world)]
 
 
 @pytest.fixture(scope="session")

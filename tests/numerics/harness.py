@@ -111,9 +111,10 @@ def do(
     assert spec.sharding != "Auto", "say which group is meant"
     topology = Topology(spec.workers.nodes, place.world // spec.workers.nodes)
     groups = open_groups(shard_group(spec.sharding, topology), topology)
+    start = session.read_initial(go, splits)
     calls.clear()
     precision = session.choose_precision(spec, device)
-    sharded, method = session.load_model(go, splits, tokenizer, precision, device, groups, spare)
+    sharded, method = session.load_model(go, splits, tokenizer, precision, device, groups, spare, start)
     loading = Counter(calls)
     plan, initial, seen = sharded.plan(), sharded.snapshot(), recorded(sharded)
     run = train.Run(

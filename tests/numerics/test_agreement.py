@@ -1,10 +1,12 @@
 """Distribution and accumulation change nothing, and the answers are those of HF Trainer."""
 
+from pathlib import Path
 from typing import Any
 
 import cases
 import pytest
 import torch
+from safetensors.torch import load_file
 
 LOSSES = 1e-4
 GRADIENTS = 1e-5
@@ -89,3 +91,13 @@ def test_training_stops_early_and_the_best_steps_adapter_is_kept(one: Any, two: 
         assert len(losses) - 1 - best == 3, "it stops after three evaluations in vain"
         assert last["metrics"] == during[best]["metrics"], "the adapter in the model is the best one's again"
         assert losses[-1] > 1.5 * losses[best]
+
+
+def test_a_job_continues_from_an_adapter_that_peft_wrote(runs: Path, one: Any, two: Any) -> None:
+    before = load_file(runs / "before" / "adapter_model.safetensors")
+    for results in (one, *two):
+        begun = results["continued"]["initial"]
+        assert len(begun) == len(before)
+        for name, values in begun.items():
+            published = name.replace(".default", "").replace(".modules_to_save", "")
+            assert torch.equal(values, before[published]), name

@@ -2,6 +2,7 @@
 
 import json
 import random
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,24 @@ def write_bert(folder: Path, *, layers: int = 2, poisoned: bool = False, spread:
         model.encoder.layer[0].output.dense.weight.data[0, 0] = float("inf")
     model.save_pretrained(folder)
     write_tokenizer(folder)
+
+
+def write_adapter(folder: Path, base: Path) -> None:
+    """Write an adapter of a classifier as plain peft does it, with random numbers everywhere."""
+    import peft
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=len(LABELS))
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="SEQ_CLS")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that this deprecates
+        adapted = peft.get_peft_model(model, config)
+    torch.manual_seed(6)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    adapted.save_pretrained(str(folder))
 
 
 def words(chance: random.Random, count: int) -> str:

@@ -23,6 +23,8 @@ WORLD_SIZE: Final = "WORLD_SIZE"
 MASTER_ADDR: Final = "MASTER_ADDR"
 MASTER_PORT: Final = "MASTER_PORT"
 
+ADAPTER_FOLDER: Final = "adapter"
+"""In the work folder: a copy of the adapter that the job continues from."""
 _PR_SET_PDEATHSIG = 1
 
 

@@ -53,10 +53,10 @@ from peftjob_api.constants import (
 from .claim import check_output
 from .exits import TrainerError
 from .failures import explain
-from .handoff import Go, end_process, in_log, log_to_stdout, read_outcome
+from .handoff import ADAPTER_FOLDER, Go, end_process, in_log, log_to_stdout, read_outcome
 from .publish import find_published
 from .ranks import POLL_SECONDS, Layout, Ranks, environment, pick, shell_code, signal_name, threads_per_rank
-from .storage import fetch_file, fetch_model, open_store
+from .storage import fetch_adapter, fetch_file, fetch_model, open_store
 
 log = logging.getLogger("peftjob_trainer.launch")  # also when it is __main__
 
@@ -166,6 +166,8 @@ def fetch(run: RunConfig, work: Path) -> Path:
         uri = getattr(spec.dataset, name)
         if uri is not None:
             fetch_file(uri, spec.storage, work / name)
+    if spec.method.init_from is not None:
+        fetch_adapter(spec.method.init_from, spec.storage, work / ADAPTER_FOLDER, "spec.method.initFrom")
     return fetch_model(spec.base_model, spec.storage, work / "model")
 
 

@@ -19,8 +19,11 @@ the first and third computed bitwise the same adapter and the second did not.
 
 import hashlib
 import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final, Protocol
 
 from peftjob_api import AdapterInfo, JobIdentity, Reason
 from peftjob_api.constants import CLAIM_NAME, MANIFEST_NAME
@@ -32,8 +35,32 @@ from .storage import ObjectNotFound, PreconditionFailed, Store
 
 log = logging.getLogger(__name__)
 
+MERGED_FOLDER: Final = "merged"
+"""At the output: the merged model."""
 MAX_ROUNDS = 10
 """Of writing all files; each one lost means that a superseded gang wrote meanwhile."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of a file that another rank wrote."""
+
+    etag: str | None
+    """None: its condition did not hold."""
+    entry: FileEntry
+
+
+class Shards(Protocol):
+    """Files that all ranks write, each its own, when rank 0 says so."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Keys at the output."""
+        ...
+
+    def write(self, conditions: Mapping[str, str | None]) -> Mapping[str, Written]:
+        """Have those with a condition written: an ETag to replace, or None where nothing is."""
+        ...
 
 
 def find_published(store: Store, uri: str, identity: JobIdentity) -> AdapterInfo | None:
@@ -66,8 +93,10 @@ def find_published(store: Store, uri: str, identity: JobIdentity) -> AdapterInfo
     return _info(uri, manifest)
 
 
-def publish(store: Store, uri: str, claim: Claim, folder: Path, identity: JobIdentity) -> AdapterInfo:
-    """Publish all files of a folder, and return what the PeftJob's status says about them.
+def publish(
+    store: Store, uri: str, claim: Claim, folder: Path, identity: JobIdentity, shards: Shards | None = None
+) -> AdapterInfo:
+    """Publish all files of a folder and those that other ranks make; return what the PeftJob's status says of them.
 
     If the PeftJob's adapter is there already, that one is returned and nothing is written.
 
@@ -77,6 +106,7 @@ def publish(store: Store, uri: str, claim: Claim, folder: Path, identity: JobIde
         claim: This gang's.
         folder: Local; every file below it is published under its relative path.
         identity: Of the PeftJob.
+        shards: What other ranks write.
 
     Raises:
         TrainerError: `SUPERSEDED`: a newer gang holds the claim; the prefix holds no adapter of this one.
@@ -88,9 +118,10 @@ def publish(store: Store, uri: str, claim: Claim, folder: Path, identity: JobIde
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     assert not {MANIFEST_NAME, CLAIM_NAME} & paths.keys(), "these names are publish's own"
     files = {n: FileEntry(sha256=_sha256(path), size_bytes=path.stat().st_size) for n, path in paths.items()}
-    _refuse_foreign(store, claim, {*files, MANIFEST_NAME})
-    claim.announce([*files, MANIFEST_NAME])
-    _write_files(store, claim, paths)
+    names = [*files, *(shards.names if shards else ())]
+    _refuse_foreign(store, claim, {*names, MANIFEST_NAME})
+    claim.announce([*names, MANIFEST_NAME])
+    files |= _write_files(store, claim, paths, shards)
     manifest = Manifest(
         uid=identity.uid,
         namespace=identity.namespace,
@@ -120,16 +151,25 @@ def _refuse_foreign(store: Store, claim: Claim, names: set[str]) -> None:
         )
 
 
-def _write_files(store: Store, claim: Claim, paths: dict[str, Path]) -> None:
-    """Write files until all of them are seen as written, after a check of the claim."""
+def _write_files(store: Store, claim: Claim, paths: dict[str, Path], shards: Shards | None) -> dict[str, FileEntry]:
+    """Write files until all of them are seen as written, after a check of the claim; return the others' shards."""
     written: dict[str, str] = {}
+    entries: dict[str, FileEntry] = {}
+    others = list(shards.names) if shards else []
     for _ in range(MAX_ROUNDS):
-        present = {name: info.etag for name in paths if (info := store.head(name)) is not None}
+        present = {name: info.etag for name in [*paths, *others] if (info := store.head(name)) is not None}
         claim.check()  # after reading the ETags: who takes the claim from here on makes our conditions fail
-        todo = [name for name in paths if name not in written or present.get(name) != written[name]]
+        todo = [name for name in [*paths, *others] if name not in written or present.get(name) != written[name]]
         if not todo:
-            return
-        for name in todo:
+            return entries
+        conditions = {name: present.get(name) for name in todo if name in others}
+        if shards and conditions:
+            for name, result in shards.write(conditions).items():
+                if result.etag is None:
+                    log.info("%s/%s was written by someone else meanwhile", store.uri, name)
+                else:
+                    written[name], entries[name] = result.etag, result.entry
+        for name in set(todo) & paths.keys():
             try:
                 written[name] = store.put(
                     name, paths[name], if_none_match=name not in present, if_match=present.get(name)
@@ -167,7 +207,7 @@ def _info(uri: str, manifest: Manifest) -> AdapterInfo:
     return AdapterInfo(
         uri=uri,
         sha256=hashlib.sha256(manifest.to_bytes()).hexdigest(),
-        size_bytes=sum(entry.size_bytes for entry in manifest.files.values()),
+        size_bytes=sum(e.size_bytes for name, e in manifest.files.items() if not name.startswith(f"{MERGED_FOLDER}/")),
     )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import tempfile
 import warnings
@@ -19,26 +20,29 @@ from peftjob_api.constants import ENV_LOG_FORMAT
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 from transformers import AutoTokenizer
 
+from . import initial
 from .checkpointing import checkpoint_blocks
 from .claim import Claim
 from .data import Splits, load_splits
 from .exits import TrainerError
 from .failures import explain
-from .handoff import Go, Place
+from .handoff import ADAPTER_FOLDER, Go, Place
 from .history import History
+from .merging import Merge, writers
 from .methods import Method, add_tokens, method_of, trainable
 from .model_card import write_model_card
 from .planning import Inputs, Option, estimate, settle, topology_of
 from .progress import Progress, serve
-from .publish import find_published, publish
+from .publish import MERGED_FOLDER, find_published, publish
 from .report import write_report
 from .resolve import ResolvedSpec, fit_length, read_facts, resolve, told_of
 from .sharding import Base, Groups, Sharded, open_groups
 from .sharding.process_groups import COLLECTIVE_TIMEOUT
-from .storage import open_store
+from .storage import fetch_adapter, open_store
 from .storage.uris import parse
 from .tasks import packing, task_of
 from .train import Run, evaluate_split, train
+from .usage import USAGE_NAME, Usage
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +81,14 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
     )  # before the rendezvous: bad data is told at once
     go = replace(go, run=go.run.model_copy(update={"spec": spec}))
     progress.resolved(told_of(spec, precision))
+    start = read_initial(go, splits)
     inputs = Inputs(go.model, tokenizer.pad_token_id, precision, splits)
     demand = estimate(spec, inputs) if place.rank == 0 else None
     store = connect(place, device)
     option = settle(spec, demand, inputs, store, device, ranks_here(go))
     groups = open_groups(option.group, topology_of(spec))
-    sharded, method = load_model(go, splits, tokenizer, precision, device, groups, option.spare)
+    merge = Merge(place.rank, place.world, writers(spec.output, spec.workers)) if spec.output.merge else None
+    sharded, method = load_model(go, splits, tokenizer, precision, device, groups, option.spare, start, merge)
     plan = expected(sharded.plan(), option)
     progress.plan(plan)
     log.info("%s", describe(plan, sharded.whole_bytes()))
@@ -105,12 +111,23 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
             evaluate_split(loop, history, "test")
         if claim is None:
             store.wait([_TRAINED_KEY], COLLECTIVE_TIMEOUT)  # rank 0 may still be in the last collective
+            if merge is not None:
+                sharded.drop_base()
+                merge.open(store, open_store(spec.output.uri, spec.storage))
+                merge.serve()
             return None
         store.set(_TRAINED_KEY, "1")
         progress.phase("Publishing")
         with tempfile.TemporaryDirectory(dir=go.work) as folder:
             write_adapter(Path(folder), go, loop, plan, history, tokenizer)
-            adapter = publish(claim.store, spec.output.uri, claim, Path(folder), go.run.job)
+            if merge is not None:
+                sharded.drop_base()
+                merge.open(store, claim.store)
+                merge.describe(Path(folder) / MERGED_FOLDER, tokenizer)
+                shutil.copy(Path(folder) / USAGE_NAME, Path(folder) / MERGED_FOLDER)
+            adapter = publish(claim.store, spec.output.uri, claim, Path(folder), go.run.job, merge)
+        if merge is not None:
+            merge.finish()
     except Exception as error:
         if claim is not None and (go.releases_claim or explain(error).code in PERMANENT):
             release(claim)
@@ -227,8 +244,14 @@ def load_model(
     device: torch.device,
     groups: Groups,
     spare: int = 0,
+    start: initial.Initial | None = None,
+    merge: Merge | None = None,
 ) -> tuple[Sharded, Method]:
-    """Return the base in a shard group, with the parameters of the method in it, and this; on `spare` see `Sharded`."""
+    """Return the base in a shard group, with the parameters of the method in it, and this.
+
+    The trained parameters are those of the adapter `start`, if there is one; `merge` learns what it has to write. On
+    `spare` see `Sharded`.
+    """
     spec = go.run.spec
     base = Base(go.model, spec.base_model.uri, spec.storage, precision, device, spec.training.seed)
     model, head = task_of(spec, tokenizer.pad_token_id, splits.labels).skeleton(base)
@@ -239,6 +262,11 @@ def load_model(
     method = method_of(spec, head, tokenizer)
     model = method.inject(model)
     method.initialise(model, base.values)
+    if start is not None:
+        initial.agree(start, device)
+        initial.adopt(start, method, model)
+    if merge is not None:
+        merge.prepare(model, base)
     log.info("%s", base.fill(model, groups))
     if spec.training.gradient_checkpointing:
         checkpoint_blocks(model)
@@ -249,6 +277,21 @@ def load_model(
     if spec.dataset.packing:
         packing.check_keeps_apart(model, sharded.autocast, device)
     return sharded, method
+
+
+def read_initial(go: Go, splits: Splits) -> initial.Initial | None:
+    """Return the adapter that the job continues from, if it does; it fits the data's labels.
+
+    Raises:
+        TrainerError: `ADAPTER_NOT_FOUND` or `ADAPTER_UNSUITABLE`.
+    """
+    spec = go.run.spec
+    if spec.method.init_from is None:
+        return None
+    folder = fetch_adapter(spec.method.init_from, spec.storage, go.work / ADAPTER_FOLDER, initial.FIELD)
+    found = initial.read(folder, spec.method.init_from)
+    initial.check_labels(found, splits.labels)
+    return found
 
 
 def ranks_here(go: Go) -> int:
@@ -314,5 +357,7 @@ def write_adapter(folder: Path, go: Go, loop: Run, plan: PlanInfo, history: Hist
     base = location.container if location.scheme == "hf" else spec.base_model.uri
     loop.method.save(loop.sharded.model, folder, base, spec.base_model.revision)
     tokenizer.save_pretrained(folder)
+    dtype = str(loop.sharded.base[0].dtype).removeprefix("torch.")
+    Usage.of(spec, loop.splits.labels, loop.splits.chat, dtype).write(folder)
     write_report(folder, go.run, plan, history)
     write_model_card(folder, go.run, plan, history, labels=loop.splits.labels, chat=loop.splits.chat)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import TaskType, get_peft_model
+from peft import TaskType, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peftjob_api import PeftJobSpec, Reason
 
 from ..exits import TrainerError
@@ -102,6 +102,15 @@ class Method(ABC):
 
     def after_step(self, model: Any, step: int, total_steps: int) -> None:  # noqa: B027 (most have nothing to do)
         """Do what the method does between two steps (from 1), the same on all ranks; gradients are still there."""
+
+    def state(self, model: Any) -> dict[str, torch.Tensor]:
+        """Return what `save` writes, by name in the file."""
+        found: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+        return found
+
+    def load(self, model: Any, tensors: dict[str, torch.Tensor]) -> None:
+        """Set the trained parameters to values that `save` wrote, by name in the file; all that `state` names."""
+        set_peft_model_state_dict(model, tensors)
 
     def save(self, model: Any, folder: Path, base: str, revision: str | None) -> None:
         """Write `adapter_model.safetensors` and `adapter_config.json`, which names the base and its revision."""

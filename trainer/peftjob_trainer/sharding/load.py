@@ -94,6 +94,8 @@ class Base:
         self.dtype = dtype
         self.device = device
         self.source = open_source(folder, uri, storage)
+        self.keep_open = False
+        """Whether `values` are asked for after `fill`; `close` ends it."""
         self._uri = uri
         self._seed = seed
         self._segments = Segments()
@@ -197,9 +199,19 @@ class Base:
                 own.append(self._partition(parameter, name))
         self._read(own, alike, groups)
         self.source.verify()
-        self.source.close()
+        if not self.keep_open:
+            self.close()
         self._tie(model)
         return self._report(time.monotonic() - started)
+
+    @property
+    def segments(self) -> Segments:
+        """Where the files hold each parameter; known once it is prepared."""
+        return self._segments
+
+    def close(self) -> None:
+        """Let go of the weights' files."""
+        self.source.close()
 
     def _partition(self, parameter: Any, name: str) -> Target:
         """Give a parameter of ZeRO, a placeholder still, an empty partition; return what to read into that."""

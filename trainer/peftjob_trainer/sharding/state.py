@@ -140,6 +140,13 @@ class Sharded:
         """Return the bytes of the base as a whole."""
         return sum(whole_bytes(parameter) for parameter in self.base)
 
+    def drop_base(self) -> None:
+        """Free what this rank holds of the base: nothing is computed with the model any more."""
+        for parameter in self.base:
+            parameter.data = parameter.data.new_empty(0)
+            if hasattr(parameter, "ds_tensor"):
+                parameter.ds_tensor.data = parameter.data
+
     def plan(self) -> PlanInfo:
         """Return how the base lies; `base_bytes_per_rank` is measured."""
         return PlanInfo(

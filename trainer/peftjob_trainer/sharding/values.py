@@ -58,6 +58,14 @@ class Values:
         place = {row: at for at, row in enumerate(unique)}
         return found[[place[row] for row in indices]].view(-1, *layout.shape[1:])
 
+    def span(self, name: str, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return the elements of a parameter from `start` to before `stop`, flat, on the CPU; only those are read."""
+        if name not in self._segments.layouts:
+            return self._converted(name, dtype).flatten()[start:stop]
+        found = torch.empty(stop - start, dtype=dtype)
+        self._read([Target(name, found, start, stop)])
+        return found
+
     def each(
         self,
         shapes: Mapping[str, Sequence[int]],

@@ -3,8 +3,9 @@
 Used by `claim` and `publish` (stores) and by the trainer's start (fetching); nothing else talks to a storage service.
 """
 
+from .adapters import fetch_adapter
 from .fetch import fetch_file, fetch_model, open_store
-from .store import ConditionsUnsupported, ObjectInfo, ObjectNotFound, PreconditionFailed, Store
+from .store import ConditionsUnsupported, ObjectInfo, ObjectNotFound, PreconditionFailed, Store, Stream
 
 __all__ = [
     "ConditionsUnsupported",
@@ -12,6 +13,8 @@ __all__ = [
     "ObjectNotFound",
     "PreconditionFailed",
     "Store",
+    "Stream",
+    "fetch_adapter",
     "fetch_file",
     "fetch_model",
     "open_store",

@@ -18,7 +18,7 @@ from pathlib import Path
 from peftjob_api import Reason
 
 from ..exits import TrainerError
-from .store import ObjectInfo, ObjectNotFound, PreconditionFailed, Store
+from .store import ObjectInfo, ObjectNotFound, PreconditionFailed, Store, Stream
 
 _LOCK = ".peftjob-lock"
 _TEMPORARY = ".peftjob-tmp-"
@@ -57,7 +57,9 @@ class FileStore(Store):
         with self._told(key):
             return self._info(key, self._path(key))
 
-    def put(self, key: str, body: bytes | Path, *, if_none_match: bool = False, if_match: str | None = None) -> str:
+    def put(
+        self, key: str, body: bytes | Path | Stream, *, if_none_match: bool = False, if_match: str | None = None
+    ) -> str:
         """See `Store.put`."""
         path = self._path(key)
         with self._told(key):
@@ -68,7 +70,7 @@ class FileStore(Store):
                     if isinstance(body, bytes):
                         file.write(body)
                     else:
-                        with body.open("rb") as source:
+                        with body.open("rb") if isinstance(body, Path) else body.open() as source:
                             shutil.copyfileobj(source, file, 1 << 20)
                     file.flush()
                     os.fchmod(file.fileno(), 0o644)

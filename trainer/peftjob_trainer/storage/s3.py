@@ -27,7 +27,16 @@ from peftjob_api import Reason
 from peftjob_api.spec import S3StorageSpec
 
 from ..exits import TrainerError
-from .store import CHUNK_BYTES, ConditionsUnsupported, ObjectInfo, ObjectNotFound, PreconditionFailed, Store, no_ranges
+from .store import (
+    CHUNK_BYTES,
+    ConditionsUnsupported,
+    ObjectInfo,
+    ObjectNotFound,
+    PreconditionFailed,
+    Store,
+    Stream,
+    no_ranges,
+)
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 30
@@ -122,7 +131,9 @@ class S3Store(Store):
             return None
         return ObjectInfo(key, answer["ContentLength"], answer["ETag"])
 
-    def put(self, key: str, body: bytes | Path, *, if_none_match: bool = False, if_match: str | None = None) -> str:
+    def put(
+        self, key: str, body: bytes | Path | Stream, *, if_none_match: bool = False, if_match: str | None = None
+    ) -> str:
         """See `Store.put`."""
         conditions: dict[str, str] = {}
         if if_none_match:
@@ -134,6 +145,11 @@ class S3Store(Store):
         def call() -> str:
             if isinstance(body, bytes):
                 return self._client.put_object(**target, Body=body, **conditions)["ETag"]
+            if isinstance(body, Stream):
+                with body.open() as made:
+                    if body.size <= PART_BYTES:
+                        return self._client.put_object(**target, Body=made.read(), **conditions)["ETag"]
+                    return self._put_parts(target, made, conditions)
             with body.open("rb") as file:
                 if body.stat().st_size <= PART_BYTES:
                     return self._client.put_object(**target, Body=file, **conditions)["ETag"]

@@ -5,10 +5,10 @@ Used by `claim` and `publish`, which build fencing on nothing but the conditions
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
 from peftjob_api import Reason
 
@@ -54,6 +54,54 @@ class ObjectInfo:
     etag: str
 
 
+class Stream:
+    """An object's content as it is made, so that nobody holds all of it; read like a file opened for reading."""
+
+    def __init__(self, size: int, chunks: Callable[[], Iterator[bytes]]) -> None:
+        """Keep how it is made.
+
+        Args:
+            size: In bytes.
+            chunks: Begins to make it, again for each attempt to write it; the same bytes each time.
+        """
+        self.size = size
+        self._make = chunks
+
+    def open(self) -> "Reader":
+        """Return it from the beginning."""
+        return Reader(self._make())
+
+
+class Reader:
+    """Reads what comes in chunks."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._left = memoryview(b"")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._left = memoryview(b"")
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes, as many as asked for unless fewer are left; all of them for a negative size."""
+        parts: list[memoryview] = []
+        wanted = size
+        while size < 0 or wanted > 0:
+            if not self._left:
+                chunk = next(self._chunks, None)
+                if chunk is None:
+                    break
+                self._left = memoryview(chunk)
+            part = self._left if size < 0 else self._left[:wanted]
+            self._left = self._left[len(part) :]
+            wanted -= len(part)
+            parts.append(part)
+        return b"".join(parts)
+
+
 class Store(ABC):
     """A folder of objects; keys are relative to it and use `/`.
 
@@ -81,12 +129,14 @@ class Store(ABC):
         """Return what is known about an object; None when there is none."""
 
     @abstractmethod
-    def put(self, key: str, body: bytes | Path, *, if_none_match: bool = False, if_match: str | None = None) -> str:
+    def put(
+        self, key: str, body: bytes | Path | Stream, *, if_none_match: bool = False, if_match: str | None = None
+    ) -> str:
         """Write an object, whole or not at all, and return its new ETag.
 
         Args:
             key: Of the object.
-            body: Its content, or the file that holds it.
+            body: Its content, or the file that holds it, or what makes it.
             if_none_match: Write only if there is no such object.
             if_match: Write only if the object still has this ETag.
 

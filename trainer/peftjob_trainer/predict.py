@@ -1,0 +1,111 @@
+"""Predicts with an adapter, or a merged model, that a PeftJob published.
+
+    python -m peftjob_trainer.predict --adapter s3://adapters/support --input questions.jsonl --output answers.jsonl
+    echo "It works." | python -m peftjob_trainer.predict --adapter ./sentiment
+
+One JSON object a line comes out for each row that goes in, in the same order: `label`, `score` and `scores` of a
+classifier, `completion` of a language model. Rows are read from the columns that were trained on, from .jsonl, .csv or
+.parquet files; without --input, and from .txt files, each line is a text. The base model is the one that the adapter
+was trained on, unless --base names another place of it. Credentials of S3 and hubs come from the environment.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from peftjob_api import ExitCode, Reason
+from peftjob_api.spec import StorageSpec
+
+from . import session
+from .exits import TrainerError
+from .failures import explain
+from .predicting import PREDICTORS, load, predict, read_inputs
+from .predicting.inputs import STDIN
+from .predicting.tasks import Settings
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells of wrong arguments as of everything else that is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of ending the process."""
+        raise TrainerError(Reason.INVALID_CONFIG, message)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the arguments."""
+    found = _Parser(
+        prog="python -m peftjob_trainer.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.add_argument("--adapter", required=True, help="folder, or s3:// or pvc:// uri, of an adapter or merged model")
+    found.add_argument("--base", help="folder, or hf://, s3:// or pvc:// uri, of the base model")
+    found.add_argument("--input", default=STDIN, help="file of rows; default: lines of standard input")
+    found.add_argument("--format", choices=["JSONL", "CSV", "Parquet", "Text"], help="of --input; default: its ending")
+    found.add_argument("--output", type=Path, help="file for the answers; default: standard output")
+    found.add_argument("--batch-size", type=int, default=Settings.batch_size)
+    found.add_argument("--max-new-tokens", type=int, default=Settings.max_new_tokens)
+    found.add_argument("--temperature", type=float, default=Settings.temperature, help="0: the likeliest token")
+    found.add_argument("--seed", type=int, default=Settings.seed, help="of sampling")
+    found.add_argument("--s3-endpoint")
+    found.add_argument("--s3-region")
+    return found
+
+
+def uri_of(place: str) -> str:
+    """Return the uri of a folder, or a uri as it is."""
+    return place.rstrip("/") if "://" in place else f"file://{Path(place).resolve()}"
+
+
+def run(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the answers.
+
+    Raises:
+        TrainerError: For everything that is foreseen.
+    """
+    if options.batch_size < 1 or options.max_new_tokens < 1 or options.temperature < 0:
+        raise TrainerError(
+            Reason.INVALID_CONFIG, "--batch-size and --max-new-tokens are at least 1, --temperature at least 0"
+        )
+    s3 = {"endpoint": options.s3_endpoint, "region": options.s3_region}
+    storage = StorageSpec.model_validate({"s3": {name: value for name, value in s3.items() if value}})
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    classes = {task: predictor.auto_class for task, predictor in PREDICTORS.items()}
+    with tempfile.TemporaryDirectory(prefix="peftjob-predict-") as work:
+        base = uri_of(options.base) if options.base else None
+        loaded = load(uri_of(options.adapter), base, storage, Path(work), classes, device)
+        parts = PREDICTORS[loaded.usage.task].parts
+        inputs = read_inputs(options.input, options.format, parts, loaded.usage.columns)
+        settings = Settings(options.batch_size, options.max_new_tokens, options.temperature, options.seed)
+        return predict(loaded, inputs, settings)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run; return the exit code."""
+    session.quiet_libraries()
+    try:
+        options = parser().parse_args(arguments)
+        lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in run(options))
+        if options.output is None:
+            sys.stdout.write(lines)
+        else:
+            options.output.write_text(lines, encoding="utf-8")
+    except Exception as error:
+        failure = explain(error)
+        if failure is not error:
+            traceback.print_exc()
+        for line in failure.message.splitlines():
+            print(f"{failure.reason}: {line}", file=sys.stderr)
+        return int(failure.code)
+    return int(ExitCode.DONE)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -61,10 +61,11 @@ RECIPES: Final[dict[str, Recipe]] = {
             "feed_forward_proj": "gated-gelu",
         },
         packages=("django",),
-        steps=800,
-        batch=48,
+        steps=1200,
+        batch=24,
         length=64,
         vocabulary=1500,
+        learning_rate=1e-3,
     ),
     # Letters of fonts.
     "tiny-vision": Recipe(

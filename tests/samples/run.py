@@ -100,11 +100,12 @@ def run(sample: Sample, *, is_quick: bool = False) -> Outcome:
         sample.write(folder)
         best, baseline = sample.best_baseline(folder)
         questions, answers = sample.questions(folder), sample.answers(folder)
-        untouched = sample.score(predict(base, None, questions), answers)
+        labels = sorted(set(answers))
+        untouched = sample.score(predict(base, None, questions, labels), answers)
         started = time.monotonic()
         train(local(job, folder, base, is_quick=is_quick), folder)
         minutes = (time.monotonic() - started) / 60
-        adapter = sample.score(predict(base, folder / "adapter", questions), answers)
+        adapter = sample.score(predict(base, folder / "adapter", questions, labels), answers)
         trained = share_trained(base, folder / "adapter")
     return Outcome(sample.name, sample.metric, untouched, baseline, best, adapter, trained, minutes)
 

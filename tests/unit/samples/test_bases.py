@@ -4,8 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from samples import bases, predict
+from samples import bases, imaging, predict
 from samples.package_text import is_prose
 from samples.recipes import RECIPES, quick
 
@@ -78,6 +79,21 @@ def test_the_learning_rate_rises_and_falls() -> None:
 )
 def test_only_prose_is_learned(text: str, want: bool) -> None:
     assert is_prose(text) is want
+
+
+def test_sources_are_translated(folders: dict[str, Path]) -> None:
+    sources = ["Save", "Please correct the errors below."]
+    said = predict.generated(folders["tiny-translator"], None, sources)
+    assert said == [predict.generated(folders["tiny-translator"], None, [source])[0] for source in sources]
+
+
+def test_a_classifier_that_nobody_trained_answers_by_labels(folders: dict[str, Path]) -> None:
+    labels = ["no", "yes"]
+    images = [imaging.png(np.full((8, 8), brightness)) for brightness in range(0, 16, 2)]
+    said = predict.seen(folders["tiny-vision"], None, images, labels)
+    assert len(said) == len(images)
+    assert set(said) <= set(labels)
+    assert said == predict.seen(folders["tiny-vision"], None, images, labels), "the same each time"
 
 
 def test_prompts_and_chats_are_continued(folders: dict[str, Path]) -> None:

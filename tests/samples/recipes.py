@@ -1,0 +1,97 @@
+"""How each small base is pretrained, as data. Used by `bases`.
+
+There are no pretrained weights to be had offline but for a sentence encoder, so the samples of other kinds of models
+stand on bases that a few minutes of a CPU make, from what Python packages carry. They are no good models: they show
+that a job works and learns. The same job with an `hf://` base is what a user would run.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One base."""
+
+    kind: Literal["decoder", "encoder-decoder", "vision"]
+    config: dict[str, Any]
+    """Of the class in transformers: Llama, T5 or ViT."""
+    packages: tuple[str, ...]
+    """Whose files it learns from; their versions are those of constraints.txt."""
+    steps: int
+    batch: int
+    length: int = 0
+    """Tokens of a row; images have none."""
+    vocabulary: int = 0
+    learning_rate: float = 2e-3
+    """The highest; it rises over a twentieth of the steps and falls to zero by a cosine."""
+    seed: int = 1
+
+
+RECIPES: Final[dict[str, Recipe]] = {
+    # English sentences from docstrings.
+    "tiny-decoder": Recipe(
+        kind="decoder",
+        config={
+            "hidden_size": 256,
+            "intermediate_size": 704,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 512,
+            "tie_word_embeddings": True,
+        },
+        packages=("scikit-learn", "networkx", "django", "scipy", "nltk", "matplotlib", "numpy"),
+        steps=550,
+        batch=8,
+        length=128,
+        vocabulary=4096,
+    ),
+    # Translated interface strings of languages that no sample is about.
+    "tiny-translator": Recipe(
+        kind="encoder-decoder",
+        config={
+            "d_model": 192,
+            "d_kv": 48,
+            "d_ff": 512,
+            "num_layers": 3,
+            "num_decoder_layers": 3,
+            "num_heads": 4,
+            "dropout_rate": 0.0,
+            "feed_forward_proj": "gated-gelu",
+        },
+        packages=("django",),
+        steps=1200,
+        batch=24,
+        length=64,
+        vocabulary=1500,
+        learning_rate=1e-3,
+    ),
+    # Letters of fonts.
+    "tiny-vision": Recipe(
+        kind="vision",
+        config={
+            "hidden_size": 128,
+            "intermediate_size": 256,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "image_size": 32,
+            "patch_size": 4,
+        },
+        packages=("matplotlib",),
+        steps=600,
+        batch=64,
+        learning_rate=1e-3,
+    ),
+}
+
+
+def quick(recipe: Recipe) -> Recipe:
+    """Return the recipe at a size for tests: it shows that the code works, and learns nothing."""
+    sizes = {
+        "decoder": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
+        "encoder-decoder": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_decoder_layers": 1},
+        "vision": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1},
+    }
+    config = {**recipe.config, **sizes[recipe.kind]}
+    return replace(recipe, config=config, packages=recipe.packages[-1:], steps=3, batch=4, vocabulary=500)

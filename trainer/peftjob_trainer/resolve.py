@@ -18,8 +18,23 @@ from .sharding.skeleton import read_config
 _RATE: Final = 5e-4
 """Of LoRA on a model whose hidden states are `_WIDTH` wide, with alpha twice the rank."""
 _WIDTH: Final = 2048
-_RATES: Final = {"LoRA": 1.0}
-"""Method -> its learning rate by that of LoRA."""
+_RATES: Final = {
+    "LoRA": 1.0,
+    "AdaLoRA": 2.0,
+    "VeRA": 10.0,
+    "LoHa": 2.0,
+    "LoKr": 2.0,
+    "OFT": 2.0,
+    "IA3": 6.0,
+    "PromptTuning": 60.0,
+    "PTuning": 6.0,
+    "PrefixTuning": 20.0,
+    "Bottleneck": 2.0,
+    "LayerNormTuning": 4.0,
+    "BitFit": 4.0,
+    "TrainableTokens": 4.0,
+}
+"""Method -> its learning rate by that of LoRA: the fewer it trains, and the further from the output, the larger."""
 _SMALL_BATCH, _BATCH, _LARGE_BATCH = 16, 32, 64
 _FEW, _USUAL, _MANY = 2_000, 10_000, 50_000
 """Examples up to which a batch is small, and from which on it is large."""

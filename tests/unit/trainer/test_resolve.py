@@ -19,7 +19,10 @@ def spec(method: str = "LoRA", max_length: int = 1024, **training: Any) -> PeftJ
     return PeftJobSpec.model_validate(
         {
             "baseModel": {"uri": "s3://models/base"},
-            "method": {"type": method},
+            "method": {
+                "type": method,
+                **({"trainableTokens": {"tokens": ["a"]}} if method == "TrainableTokens" else {}),
+            },
             "dataset": {"train": "s3://data/train.jsonl", "maxLength": max_length},
             "training": training,
             "output": {"uri": "s3://adapters/out"},

@@ -1,16 +1,14 @@
 """Each way in which data can be wrong: the reason, the file and line, and what to do."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 from peftjob_api import PeftJobSpec, Reason
 from peftjob_api.spec import StorageSpec
+from peftjob_testkit.rows import classified, lines, marked, parquet, span, tagged
 from peftjob_trainer.data import load_splits
 from peftjob_trainer.exits import TrainerError
 
@@ -21,36 +19,6 @@ TAG: dict[str, Any] = {"type": "TokenClassification"}
 TRANSLATE: dict[str, Any] = {"type": "Seq2SeqLM"}
 PLAIN: dict[str, Any] = {**TAG, "tokenClassification": {"scheme": "Plain"}}
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
-
-
-def lines(*rows: object) -> bytes:
-    """Return rows as JSONL; bytes and strings stand for themselves."""
-    return b"".join(
-        (r if isinstance(r, bytes) else r.encode() if isinstance(r, str) else json.dumps(r).encode()) + b"\n"
-        for r in rows
-    )
-
-
-def classified(label: object, text: object = "fine") -> dict[str, object]:
-    return {"text": text, "label": label}
-
-
-def tagged(*tags: object, tokens: object = ("Ann", "left")) -> dict[str, object]:
-    return {"tokens": tokens, "tags": tags}
-
-
-def marked(*spans: object, text: object = "Ann left") -> dict[str, object]:
-    return {"text": text, "spans": spans}
-
-
-def span(start: object, end: object, label: object = "PER") -> dict[str, object]:
-    return {"start": start, "end": end, "label": label}
-
-
-def parquet(path: Path, **columns: list[Any]) -> bytes:
-    """Return a Parquet file."""
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
-    return path.read_bytes()
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def test_the_base_is_sharded_and_stays_so(row: Row, precision: str, adapted: Any
 @pytest.mark.parametrize(("row", "precision"), ALL)
 def test_the_plan_on_paper_is_of_the_same_parameters(row: Row, precision: str, adapted: Any, method_runs: Path) -> None:
     spec = PeftJob.model_validate(methods.job(method_runs, row, precision, "CausalLM")).spec
-    demand = estimate(spec, Inputs(method_runs / "llama", 0, torch.float32))
+    demand = estimate(spec, Inputs(method_runs / row.base, 0, torch.float32))
     plan = adapted[0][run_name(row, precision)]["plan"]
     assert (demand.trained, demand.base_parameters) == (plan["trainableParameters"], plan["baseParameters"])
     assert not demand.is_rough, "its activations are counted, not guessed"

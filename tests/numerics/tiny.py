@@ -71,10 +71,11 @@ def write_t5(folder: Path) -> None:
         "d_ff": 64,
         "dropout_rate": 0.0,
         "tie_word_embeddings": False,
+        "initializer_factor": 3.0,
     }
     config = T5Config(**sizes, num_layers=2, feed_forward_proj="gated-gelu", pad_token_id=0, decoder_start_token_id=0)
     model = T5ForConditionalGeneration(config)
-    model.generation_config.eos_token_id = list(range(1, SIZES["vocab_size"], 7))  # so that a text ends now and then
+    model.generation_config.eos_token_id = list(range(1, SIZES["vocab_size"], 11))  # texts end at different lengths
     model.save_pretrained(folder)
     write_tokenizer(folder)
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import torch
 from peftjob_api import PeftJobSpec, ResolvedInfo
+from peftjob_api.prompt_methods import PROMPT_METHODS
 from peftjob_api.training_spec import TrainingSpec
 
 from .order import DEFAULT_MICRO_BATCH
@@ -93,10 +94,14 @@ def read_facts(folder: Path, tokenizer: Any, uri: str) -> Facts:
 
 
 def fit_length(spec: PeftJobSpec, facts: Facts) -> PeftJobSpec:
-    """Return a spec whose examples are no longer than the model takes."""
-    if facts.positions is None or spec.dataset.max_length <= facts.positions:
+    """Return a spec whose examples, with virtual tokens before them, are no longer than the model takes."""
+    if facts.positions is None:
         return spec
-    shorter = spec.dataset.model_copy(update={"max_length": facts.positions})
+    virtual = spec.method.settings.virtual_tokens if spec.method.type in PROMPT_METHODS else 0  # type: ignore[attr-defined]
+    limit = max(4, facts.positions - virtual)
+    if spec.dataset.max_length <= limit:
+        return spec
+    shorter = spec.dataset.model_copy(update={"max_length": limit})
     return spec.model_copy(update={"dataset": shorter})
 
 

@@ -88,6 +88,7 @@ def test_examples_are_no_longer_than_the_model_takes() -> None:
     assert fit_length(spec(), Facts(384, 512)).dataset.max_length == 512
     assert fit_length(spec(max_length=100), Facts(384, 512)).dataset.max_length == 100
     assert fit_length(spec(), Facts(384, None)).dataset.max_length == 1024
+    assert fit_length(spec("PTuning"), Facts(384, 512)).dataset.max_length == 492
 
 
 @pytest.mark.parametrize(

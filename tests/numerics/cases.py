@@ -36,6 +36,7 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
     tiny.write_classified(folder / "classes-33.jsonl", 33)
     tiny.write_classified(folder / "validation.jsonl", 21, seed=5)
     tiny.write_t5(folder / "t5")
+    tiny.write_t5(folder / "writer", spread=3.0)
     tiny.write_translations(folder / "translations-33.jsonl", 33)
     for rows in (33, 1):
         tiny.write_labelled(folder / f"labelled-{rows}.jsonl", rows)
@@ -76,7 +77,7 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
             dataset={"validation": f"file://{folder}/completions-33.jsonl", "maxLength": 128},  # no prompt is cut
         ),
         UNEQUAL: job(
-            {"model": "t5", "kind": "Seq2SeqLM"},
+            {"model": "writer", "kind": "Seq2SeqLM"},
             "translations-33.jsonl",
             training={**parts, "evaluation": {"metric": "ChrF", "generate": {"maxNewTokens": 12, "maxSamples": 9}}},
             dataset={"validation": f"file://{folder}/translations-33.jsonl"},

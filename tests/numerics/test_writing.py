@@ -83,7 +83,7 @@ def test_writing_gathers_what_the_plan_says(name: str, runs: Path, two: Any) -> 
         assert measured == pytest.approx(result["gathered"], rel=0.02)
         if name == cases.UNEQUAL:
             assert max(steps) <= plan.tokens
-            assert measured < plan.gathered
+            assert measured <= plan.gathered, "at most: a batch may end early"
         else:
             assert measured == pytest.approx(plan.gathered, rel=0.1)
 

@@ -57,8 +57,8 @@ def write_gpt2(folder: Path) -> None:
     write_tokenizer(folder)
 
 
-def write_t5(folder: Path) -> None:
-    """Write a random encoder-decoder that does not write what it read."""
+def write_t5(folder: Path, *, spread: float = 1.0) -> None:
+    """Write a random encoder-decoder; of a wide spread, what it writes depends on what it reads."""
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -71,7 +71,7 @@ def write_t5(folder: Path) -> None:
         "d_ff": 64,
         "dropout_rate": 0.0,
         "tie_word_embeddings": False,
-        "initializer_factor": 3.0,
+        "initializer_factor": spread,
     }
     config = T5Config(**sizes, num_layers=2, feed_forward_proj="gated-gelu", pad_token_id=0, decoder_start_token_id=0)
     model = T5ForConditionalGeneration(config)

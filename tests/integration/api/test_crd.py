@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from peftjob_api import Condition, PeftJobStatus, Progress, load_manifest
-from peftjob_api.worker import AdapterInfo, PlanInfo
+from peftjob_api.worker import AdapterInfo, PlanInfo, ResolvedInfo
 from peftjob_cluster.control_plane import ControlPlane
 from peftjob_cluster.shell import ClusterError
 from peftjob_testkit.corpus import sample
@@ -41,6 +41,16 @@ STATUS = PeftJobStatus(
         eta_seconds=2460.0,
         eta="41m0s",
         updated_at=NOW,
+    ),
+    resolved=ResolvedInfo(
+        method="LoRA",
+        precision="BF16",
+        max_length=1024,
+        batch_size=32,
+        micro_batch_size=8,
+        learning_rate=3.5e-4,
+        epochs=3.0,
+        max_steps=9,
     ),
     plan=PlanInfo(
         shard_group="Full", ranks=2, base_parameters=2**40, base_bytes_per_rank=2**42, trainable_parameters=9

@@ -12,17 +12,16 @@ import argparse
 import re
 import sys
 import tempfile
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 import torch
-from peftjob_api import ExitCode, PeftJobSpec, Reason
+from peftjob_api import PeftJobSpec, Reason
 
 from . import session
+from .commands import Parser, exit_code_of
 from .exits import TrainerError
-from .failures import explain
 from .launch import from_file
 from .planning.choose import Option, choose, named, options, size, table, topology_of, writing_costs
 from .planning.demand import Demand
@@ -136,17 +135,9 @@ def plan(options_: argparse.Namespace) -> None:
             raise does_not_fit(resolved, found, demand, lambda changed: estimate(changed, inputs))
 
 
-class _Parser(argparse.ArgumentParser):
-    """Tells of wrong arguments as of everything else that is wrong with a job."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of ending the process."""
-        raise TrainerError(Reason.INVALID_CONFIG, message)
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run; return the exit code."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m peftjob_trainer.plan",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -156,16 +147,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--nodes", type=count_of)
     parser.add_argument("--base", type=Path)
     session.quiet_libraries()
-    try:
-        plan(parser.parse_args(arguments))
-    except Exception as error:
-        failure = explain(error)
-        if failure is not error:
-            traceback.print_exc()
-        for line in failure.message.splitlines():
-            print(f"{failure.reason}: {line}", file=sys.stderr)
-        return int(failure.code)
-    return int(ExitCode.DONE)
+    return exit_code_of(lambda: plan(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

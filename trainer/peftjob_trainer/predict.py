@@ -13,34 +13,25 @@ import argparse
 import json
 import sys
 import tempfile
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from peftjob_api import ExitCode, Reason
+from peftjob_api import Reason
 from peftjob_api.spec import StorageSpec
 
 from . import session
+from .commands import Parser, exit_code_of
 from .exits import TrainerError
-from .failures import explain
 from .predicting import PREDICTORS, load, predict, read_inputs
 from .predicting.inputs import STDIN
 from .predicting.tasks import Settings
 
 
-class _Parser(argparse.ArgumentParser):
-    """Tells of wrong arguments as of everything else that is wrong."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of ending the process."""
-        raise TrainerError(Reason.INVALID_CONFIG, message)
-
-
 def parser() -> argparse.ArgumentParser:
     """Return what reads the arguments."""
-    found = _Parser(
+    found = Parser(
         prog="python -m peftjob_trainer.predict",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -87,24 +78,23 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
         return predict(loaded, inputs, settings)
 
 
+def answer(options: argparse.Namespace) -> None:
+    """Write the answers where they are to go.
+
+    Raises:
+        TrainerError: For everything that is foreseen.
+    """
+    lines = "".join(json.dumps(found, ensure_ascii=False) + "\n" for found in run(options))
+    if options.output is None:
+        sys.stdout.write(lines)
+    else:
+        options.output.write_text(lines, encoding="utf-8")
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run; return the exit code."""
     session.quiet_libraries()
-    try:
-        options = parser().parse_args(arguments)
-        lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in run(options))
-        if options.output is None:
-            sys.stdout.write(lines)
-        else:
-            options.output.write_text(lines, encoding="utf-8")
-    except Exception as error:
-        failure = explain(error)
-        if failure is not error:
-            traceback.print_exc()
-        for line in failure.message.splitlines():
-            print(f"{failure.reason}: {line}", file=sys.stderr)
-        return int(failure.code)
-    return int(ExitCode.DONE)
+    return exit_code_of(lambda: answer(parser().parse_args(arguments)))
 
 
 if __name__ == "__main__":

@@ -81,11 +81,11 @@ class Task(ABC):
 
     def prompt(self, sample: Any) -> tuple[Sequence[int], str]:
         """Return the tokens that the model goes on from or reads, and the text that it should write."""
-        raise NotImplementedError(f"{type(self).__name__} writes no texts")  # the API refuses such a job
+        raise AssertionError(f"{type(self).__name__} writes no texts")  # the API refuses such a job
 
     def written(self, sample: Any, tokens: int) -> Any:
         """Return a sample whose batch costs what it costs to write so many tokens for this one."""
-        raise NotImplementedError(f"{type(self).__name__} writes no texts")
+        raise AssertionError(f"{type(self).__name__} writes no texts")
 
     def silence(self, batch: Batch) -> Batch:
         """Return the batch with nothing supervised: it costs the same collectives and gives a loss of zero."""
@@ -93,7 +93,7 @@ class Task(ABC):
 
     def collate_packed(self, rows: Sequence[Sequence[Example]]) -> Batch:
         """Return a micro batch of rows that hold several samples each."""
-        raise NotImplementedError(f"{type(self).__name__} has no packed rows")  # the API refuses such a job
+        raise AssertionError(f"{type(self).__name__} has no packed rows")  # the API refuses such a job
 
 
 def pad_rows(examples: Sequence[Example], pad: int) -> Batch:

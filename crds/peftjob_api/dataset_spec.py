@@ -1,11 +1,11 @@
 """The examples and where they come from: `spec.dataset`."""
 
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from .base import ApiModel, Rule
-from .forms import ColumnName, Uri, uri_rules
+from .base import INT32_MAX, ApiModel, Rule
+from .forms import ColumnName, Files, files_rules
 
 COLUMNS_OF: Final = {
     "text": ("CausalLM", "SequenceClassification", "TokenClassification"),
@@ -67,34 +67,43 @@ class ColumnsSpec(ApiModel):
     )
 
 
-def _format_rule(field: str, *, optional: bool = False) -> Rule:
-    """Return the rule that a file's format is known, by its ending or by the field `format`."""
-
-    def holds(dataset: Any) -> bool:
-        uri = getattr(dataset, field)
-        return dataset.format != "Auto" or uri is None or uri.endswith((".jsonl", ".csv", ".parquet"))
-
-    cel = f"self.format != 'Auto' || self.{field}.matches('[.](jsonl|csv|parquet)$')"
+def _fraction_rule(split: str) -> Rule:
+    """Return the rule that a split has one origin."""
     return Rule(
-        f"!has(self.{field}) || {cel}" if optional else cel,
-        holds,
-        f"{field} does not end in .jsonl, .csv or .parquet: set dataset.format to JSONL, CSV or Parquet",
-        f".{field}",
+        f"!(has(self.{split}) && has(self.{split}Fraction))",
+        lambda d: getattr(d, split) is None or getattr(d, f"{split}_fraction") is None,
+        f"{split}Fraction takes {split} data from train, and {split} names data of its own: remove one",
+        f".{split}Fraction",
     )
 
 
 class DatasetSpec(ApiModel):
     """The examples."""
 
-    train: Uri
-    """train is the file of training examples: `s3://BUCKET/KEY`, `hf://datasets/OWNER/NAME[@REVISION]/FILE`,
-    `pvc://CLAIM/PATH` or `file:///PATH`."""
-    validation: Uri | None = None
-    """validation is the file evaluated during training, by which the best step and an early stop are chosen."""
-    test: Uri | None = None
-    """test is the file evaluated once, at the end, with the adapter that is published."""
+    train: Files
+    """train says where the training examples are: a file (`s3://BUCKET/KEY`,
+    `hf://datasets/OWNER/NAME[@REVISION]/FILE`, `pvc://CLAIM/PATH` or `file:///PATH`), a pattern of files in which `*`
+    stands for any part of a name and `**` for any folders, or several of both, separated by spaces or line breaks. The
+    files of a pattern are read in the order of their names."""
+    validation: Files | None = None
+    """validation, as train, is evaluated during training, by which the best step and an early stop are chosen."""
+    test: Files | None = None
+    """test, as train, is evaluated once, at the end, with the adapter that is published."""
+    validation_fraction: Annotated[float, Field(gt=0, lt=0.5)] | None = None
+    """validationFraction is the share of the examples of train that is set aside and used as validation data: drawn by
+    splitSeed from their number alone, so the same ones on any nodes."""
+    test_fraction: Annotated[float, Field(gt=0, lt=0.5)] | None = None
+    """testFraction is the share of the examples of train that is set aside and used as test data."""
+    split_seed: Annotated[int, Field(ge=0, le=INT32_MAX)] | None = None
+    """splitSeed draws what the fractions set aside. Default: 0."""
+    max_samples: Annotated[int, Field(ge=1, le=INT32_MAX)] | None = None
+    """maxSamples is the number of rows, the first ones, that are read of each of train, validation and test. For a
+    trial run; default: all."""
     format: Literal["Auto", "JSONL", "CSV", "Parquet"] = "Auto"
     """format of the files. `Auto` goes by the ending: .jsonl, .csv or .parquet."""
+    on_bad_row: Literal["Fail", "Skip"] = "Fail"
+    """onBadRow says what is done with a row that cannot be read or used: `Fail` ends the job and names the row, `Skip`
+    leaves it out and counts it. Data without any good row fails all the same."""
     columns: ColumnsSpec = ColumnsSpec()
     """columns maps the data's columns to their parts."""
     max_length: Annotated[int, Field(ge=4, le=1048576)] = 1024
@@ -104,10 +113,29 @@ class DatasetSpec(ApiModel):
     so that nothing is computed for padding. For CausalLM; the loss is that of the unpacked examples."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        *uri_rules("file", "train", required=True),
-        *uri_rules("file", "validation"),
-        *uri_rules("file", "test"),
-        _format_rule("train"),
-        _format_rule("validation", optional=True),
-        _format_rule("test", optional=True),
+        *files_rules("train", required=True),
+        *files_rules("validation"),
+        *files_rules("test"),
+        _fraction_rule("validation"),
+        _fraction_rule("test"),
+        Rule(
+            "!has(self.splitSeed) || has(self.validationFraction) || has(self.testFraction)",
+            lambda d: d.split_seed is None or d.validation_fraction is not None or d.test_fraction is not None,
+            "splitSeed draws what the fractions set aside: set validationFraction or testFraction, or remove it",
+            ".splitSeed",
+        ),
     )
+
+    def files(self, split: str) -> list[str]:
+        """Return the uris and patterns of `train`, `validation` or `test`, in order."""
+        return (getattr(self, split) or "").split()
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is validation data."""
+        return self.validation is not None or self.validation_fraction is not None
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there is test data."""
+        return self.test is not None or self.test_fraction is not None

@@ -10,6 +10,8 @@ from pydantic.alias_generators import to_camel
 from .base import Rule
 
 Uri = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+Files = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+"""Uris of files or patterns, separated by spaces or line breaks, which no uri has in it."""
 Endpoint = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 DnsName = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -25,14 +27,13 @@ _PVC = f"pvc://{_DNS}"
 _REPO = "[A-Za-z0-9][-A-Za-z0-9._]*/[A-Za-z0-9][-A-Za-z0-9._]*"
 _PATH = f"/{_VISIBLE}"
 _DOTS = "(.*/)?[.][.]?(/.*)?"
+_DOTS_OF_SEVERAL = r"[\s\S]*/[.][.]?([/ \n][\s\S]*)?"
+_FILE = f"({_S3}{_PATH}|{_PVC}{_PATH}|file://{_PATH}|hf://datasets/{_REPO}(@[-A-Za-z0-9._]+)?{_PATH})"
+_ENDING = r"[^ \n]+[.](jsonl|csv|parquet)"
 _URIS = {
     "model": (
         f"{_S3}({_PATH})?|{_PVC}({_PATH})?|file://{_PATH}|hf://{_REPO}",
         "use hf://OWNER/NAME, s3://BUCKET/PREFIX, pvc://CLAIM/PATH or file:///PATH",
-    ),
-    "file": (
-        f"{_S3}{_PATH}|{_PVC}{_PATH}|file://{_PATH}|hf://datasets/{_REPO}(@[-A-Za-z0-9._]+)?{_PATH}",
-        "use s3://BUCKET/KEY, hf://datasets/OWNER/NAME[@REVISION]/FILE, pvc://CLAIM/PATH or file:///PATH",
     ),
     "output": (
         f"{_S3}{_PATH}|{_PVC}{_PATH}|file://{_PATH}",
@@ -67,6 +68,32 @@ def uri_rules(kind: str, field: str, *, required: bool = False) -> tuple[Rule, .
         match_rule(field, pattern, f"is no uri of {'an' if kind[0] in 'ao' else 'a'} {kind}: {fix}", required=required),
         match_rule(field, _DOTS, "has . or .. in its path: write the path without", required=required, negate=True),
     )
+
+
+def files_rules(field: str, *, required: bool = False) -> tuple[Rule, ...]:
+    """Return the rules that a field of type `Files` names files or patterns, of which the endings tell the format."""
+    fix = "use s3://BUCKET/KEY, hf://datasets/OWNER/NAME[@REVISION]/FILE, pvc://CLAIM/PATH or file:///PATH"
+
+    def ends(dataset: Any) -> bool:
+        value = getattr(dataset, field)
+        return dataset.format != "Auto" or value is None or re.fullmatch(_several(_ENDING), value) is not None
+
+    endings = _several(_ENDING).replace("\\", "\\\\")
+    known = f"self.format != 'Auto' || self.{field}.matches('^{endings}$')"
+    return (
+        match_rule(field, _several(_FILE), f"is no uri of a file, nor several of them: {fix}", required=required),
+        match_rule(field, _DOTS_OF_SEVERAL, "has . or .. in a path: write it without", required=required, negate=True),
+        Rule(
+            known if required else f"!has(self.{field}) || {known}",
+            ends,
+            f"{field} does not end in .jsonl, .csv or .parquet: set dataset.format to JSONL, CSV or Parquet",
+            f".{field}",
+        ),
+    )
+
+
+def _several(pattern: str) -> str:
+    return rf"{pattern}([ \n]+{pattern})*[ \n]*"
 
 
 def endpoint_rule() -> Rule:

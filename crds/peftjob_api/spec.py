@@ -265,15 +265,15 @@ class PeftJobSpec(ApiModel):
             ".output.merge",
         ),
         Rule(
-            "!has(self.training.evaluation) || has(self.dataset.validation)",
-            lambda s: s.training.evaluation is None or s.dataset.validation is not None,
-            "training.evaluation needs data to evaluate: set dataset.validation",
+            "!has(self.training.evaluation) || has(self.dataset.validation) || has(self.dataset.validationFraction)",
+            lambda s: s.training.evaluation is None or s.dataset.has_validation,
+            "training.evaluation needs data to evaluate: set dataset.validation or dataset.validationFraction",
             ".dataset.validation",
         ),
         Rule(
-            "!has(self.training.earlyStopping) || has(self.dataset.validation)",
-            lambda s: s.training.early_stopping is None or s.dataset.validation is not None,
-            "training.earlyStopping needs data to evaluate: set dataset.validation",
+            "!has(self.training.earlyStopping) || has(self.dataset.validation) || has(self.dataset.validationFraction)",
+            lambda s: s.training.early_stopping is None or s.dataset.has_validation,
+            "training.earlyStopping needs data to evaluate: set dataset.validation or dataset.validationFraction",
             ".dataset.validation",
         ),
         *(_metric_rule(kind, metrics) for kind, metrics in METRICS.items()),
@@ -305,16 +305,16 @@ class PeftJobSpec(ApiModel):
             "!has(self.storage.s3) || [self.baseModel.uri, self.dataset.train, self.output.uri, "
             "has(self.dataset.validation) ? self.dataset.validation : '', "
             "has(self.dataset.test) ? self.dataset.test : '', "
-            "has(self.method.initFrom) ? self.method.initFrom : ''].exists(u, u.startsWith('s3://'))",
-            lambda s: s.storage.s3 is None or any(u.startswith("s3://") for u in s.uris()),
+            "has(self.method.initFrom) ? self.method.initFrom : ''].exists(u, u.contains('s3://'))",
+            lambda s: s.storage.s3 is None or any("s3://" in u for u in s.uris()),
             "storage.s3 is set but no uri starts with s3://: remove it or correct the uris",
             ".storage.s3",
         ),
         Rule(
             "!has(self.storage.huggingFace) || [self.baseModel.uri, self.dataset.train, "
             "has(self.dataset.validation) ? self.dataset.validation : '', "
-            "has(self.dataset.test) ? self.dataset.test : ''].exists(u, u.startsWith('hf://'))",
-            lambda s: s.storage.hugging_face is None or any(u.startswith("hf://") for u in s.uris()),
+            "has(self.dataset.test) ? self.dataset.test : ''].exists(u, u.contains('hf://'))",
+            lambda s: s.storage.hugging_face is None or any("hf://" in u for u in s.uris()),
             "storage.huggingFace is set but no uri starts with hf://: remove it or correct the uris",
             ".storage.huggingFace",
         ),
@@ -324,9 +324,7 @@ class PeftJobSpec(ApiModel):
         """Return every uri that the job reads or writes."""
         uris = [
             self.base_model.uri,
-            self.dataset.train,
-            self.dataset.validation,
-            self.dataset.test,
+            *(uri for split in ("train", "validation", "test") for uri in self.dataset.files(split)),
             self.method.init_from,
             self.output.uri,
         ]

@@ -88,7 +88,7 @@ class TrainingSpec(ApiModel):
     log_every_steps: Annotated[int, Field(ge=1, le=INT32_MAX)] = 10
     """logEverySteps is the number of steps between progress lines in rank 0's log."""
     evaluation: EvaluationSpec | None = None
-    """evaluation during training, of dataset.validation."""
+    """evaluation during training, of the validation data."""
     early_stopping: EarlyStoppingSpec | None = None
     """earlyStopping ends training when evaluations no longer improve."""
 

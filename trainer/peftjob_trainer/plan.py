@@ -29,8 +29,7 @@ from .planning.estimate import Inputs, estimate, largest_batches
 from .planning.memory import host_memory, mapped_bytes, share_of
 from .planning.remedies import does_not_fit
 from .resolve import ResolvedSpec, fit_length, read_facts, resolve
-from .storage import fetch_model
-from .storage.uris import parse
+from .storage import all_here, fetch_model
 
 GPU_MEMORY: Final = 80 * 2**30
 _UNITS: Final = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4} | {
@@ -76,8 +75,7 @@ def inputs_of(spec: PeftJobSpec, folder: Path, work: Path) -> tuple[ResolvedSpec
 
 def _is_here(spec: PeftJobSpec) -> bool:
     """Tell whether all data lies on this machine."""
-    uris = [uri for uri in (spec.dataset.train, spec.dataset.validation, spec.dataset.test) if uri]
-    return all(location.is_local and location.local.is_file() for location in map(parse, uris))
+    return all_here(uri for split in ("train", "validation", "test") for uri in spec.dataset.files(split))
 
 
 def memory_per_rank(spec: PeftJobSpec, given: int | None) -> int:

@@ -8,7 +8,7 @@ from .history import METRIC_KEYS, EvalRecord, deciding_metric, is_better
 
 def evaluates_after(spec: PeftJobSpec, step: int, steps_per_epoch: int, total_steps: int) -> bool:
     """Tell whether the validation data is evaluated after a step: each epoch or N steps, and after the last one."""
-    if spec.dataset.validation is None:
+    if not spec.dataset.has_validation:
         return False
     every = (spec.training.evaluation.every_steps if spec.training.evaluation else None) or steps_per_epoch
     return step % every == 0 or step == total_steps

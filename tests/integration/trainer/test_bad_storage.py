@@ -18,7 +18,7 @@ from peftjob_api.spec import BaseModelSpec, StorageSpec
 from peftjob_cluster.s3 import S3Server
 from peftjob_trainer.claim import Claim
 from peftjob_trainer.exits import TrainerError
-from peftjob_trainer.storage import fetch_file, fetch_model, open_store
+from peftjob_trainer.storage import fetch_files, fetch_model, open_store
 from peftjob_trainer.storage import s3 as s3_module
 from peftjob_trainer.storage.weights import RECORD_NAME, Weights
 
@@ -254,7 +254,23 @@ def test_a_bad_base_model_is_named(
 
 def test_a_data_file_is_fetched(storage: StorageSpec, put: Put, tmp_path: Path) -> None:
     put("s3://datasets/team/train.csv", b"text,label\n")
-    assert fetch_file("s3://datasets/team/train.csv", storage, tmp_path / "x").read_bytes() == b"text,label\n"
+    (path,) = fetch_files(["s3://datasets/team/train.csv"], storage, tmp_path / "x").values()
+    assert path.read_bytes() == b"text,label\n"
+
+
+def test_data_files_of_a_pattern_are_fetched_in_order(
+    storage: StorageSpec, put: Put, at_endpoint: Callable[[str], StorageSpec], tmp_path: Path
+) -> None:
+    for key in ("many/b/part-1.csv", "many/a/part-2.csv", "many/a/part-1.csv", "many/_SUCCESS", "many/part-0.csv"):
+        put(f"s3://datasets/{key}", key.encode())
+    uris = ["s3://datasets/many/*/part-*.csv", "s3://datasets/many/part-*.csv"]
+    found = fetch_files(uris, storage, tmp_path / "y")
+    want = ["many/a/part-1.csv", "many/a/part-2.csv", "many/b/part-1.csv", "many/part-0.csv"]
+    assert list(found) == [f"s3://datasets/{key}" for key in want]
+    assert [path.read_text() for path in found.values()] == want
+    assert fetch_files(uris, at_endpoint("http://127.0.0.1:9"), tmp_path / "y") == found
+    with pytest.raises(TrainerError, match="no object of bucket 'datasets' matches"):
+        fetch_files(["s3://datasets/many/*.parquet"], storage, tmp_path / "y")
 
 
 @dataclass(frozen=True)
@@ -332,7 +348,7 @@ def test_storage_that_does_not_work_is_named_in_time(
     storage = at_endpoint(case.endpoint or s3.endpoint)
     before = time.monotonic()
     with pytest.raises(TrainerError) as error:
-        fetch_file(case.uri, storage, tmp_path)
+        fetch_files([case.uri], storage, tmp_path)
     assert time.monotonic() - before < 10
     assert error.value.reason is case.want
     assert [part for part in case.want_in_message if part not in error.value.message] == [], error.value.message
@@ -378,7 +394,7 @@ def test_an_endpoint_that_swallows_packets_is_given_up_in_half_a_minute(
 ) -> None:
     before = time.monotonic()
     with pytest.raises(TrainerError, match=silent) as error:
-        fetch_file("s3://datasets/train.csv", at_endpoint(silent), tmp_path)
+        fetch_files(["s3://datasets/train.csv"], at_endpoint(silent), tmp_path)
     took = time.monotonic() - before
     assert error.value.reason is Reason.STORAGE_UNAVAILABLE
     assert 5 <= took < 32, took

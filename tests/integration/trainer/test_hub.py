@@ -17,7 +17,7 @@ from peftjob_api import Reason
 from peftjob_api.spec import BaseModelSpec, StorageSpec
 from peftjob_trainer.exits import TrainerError
 from peftjob_trainer.sharding.sources import Read, open_source
-from peftjob_trainer.storage import fetch_file, fetch_model
+from peftjob_trainer.storage import fetch_files, fetch_model
 from peftjob_trainer.storage.weights import RECORD_NAME
 from safetensors.numpy import save
 
@@ -155,7 +155,16 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
             "models/acme/gated": Repo({NEW: MODEL}, {"main": NEW}, gated=True),
             "models/acme/cut": Repo({NEW: {**MODEL, "model.safetensors": weights(1)[:-1]}}, {"main": NEW}),
             "datasets/acme/words": Repo(
-                {OLD: {"data/train.csv": b"old"}, NEW: {"data/train.csv": b"new"}}, {"main": NEW, "v1": OLD}
+                {
+                    OLD: {"data/train.csv": b"old"},
+                    NEW: {
+                        "data/train.csv": b"new",
+                        "data/train-2.csv": b"two",
+                        "data/train-1.csv": b"one",
+                        "train-3.csv": b"three",
+                    },
+                },
+                {"main": NEW, "v1": OLD},
             ),
         }
     )
@@ -213,8 +222,26 @@ def test_a_branch_that_moves_while_it_is_fetched_gives_no_mixture(hub: Hub, tmp_
 
 @pytest.mark.parametrize(("revision", "want"), [("", b"new"), ("@v1", b"old")], ids=["default", "tag"])
 def test_a_data_file_at_a_revision(hub: Hub, tmp_path: Path, revision: str, want: bytes) -> None:
-    path = fetch_file(f"hf://datasets/acme/words{revision}/data/train.csv", at(hub.endpoint), tmp_path / "d")
+    uri = f"hf://datasets/acme/words{revision}/data/train.csv"
+    (path,) = fetch_files([uri], at(hub.endpoint), tmp_path / "d").values()
     assert path.read_bytes() == want
+
+
+def test_data_files_of_a_pattern_are_fetched_once_for_all_ranks(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uris = ["hf://datasets/acme/words/data/train-*.csv", "hf://datasets/acme/words/**/train-3.csv"]
+    found = fetch_files(uris, at(hub.endpoint), tmp_path / "d")
+    at_hub = "hf://datasets/acme/words"
+    assert {uri.removeprefix(at_hub): path.read_bytes() for uri, path in found.items()} == {
+        "/data/train-1.csv": b"one",
+        "/data/train-2.csv": b"two",
+        "/train-3.csv": b"three",
+    }
+    assert sorted(hub.downloads) == ["data/train-1.csv", "data/train-2.csv", "train-3.csv"]
+    assert fetch_files(uris, at("http://127.0.0.1:9"), tmp_path / "d") == found
+    with pytest.raises(TrainerError, match="no file of the data set"):
+        fetch_files(["hf://datasets/acme/words/other-*.csv"], at(hub.endpoint), tmp_path / "d")
 
 
 def test_the_endpoint_may_come_from_the_environment(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +366,7 @@ def test_what_the_hub_does_not_give_is_named(
 
     def fetch() -> Any:
         if case.uri.startswith("hf://datasets/"):
-            return fetch_file(case.uri, storage, tmp_path / "d")
+            return fetch_files([case.uri], storage, tmp_path / "d")
         return fetch_model(BaseModelSpec(uri=case.uri, revision=case.revision), storage, tmp_path / "m")
 
     before = time.monotonic()

@@ -1,17 +1,20 @@
 """Values of rows, checked: each wrong one is an error that names file, line, column and fix. Used by the readers."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, TypeGuard
+from itertools import islice, pairwise
+from typing import Any, TypeGuard, TypeVar
 
 from peftjob_api import Reason
 
 from ..exits import TrainerError
-from .rows import Row, Source, kind_of, malformed
+from .rows import DataFile, Row, Source, kind_of, malformed
 
 _MAX_SHOWN = 10
+_ROW_REASONS = frozenset({Reason.DATASET_MALFORMED, Reason.DATASET_COLUMN_MISSING, Reason.UNKNOWN_LABEL})
+"""Why a row is bad; other reasons are about more than one row."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,35 @@ def need(columns: dict[str, str], present: list[str], where: str) -> None:
 
 
 def checked_rows(source: Source, layout: Layout) -> Iterator[Row]:
-    """Yield rows that have every column that is needed."""
-    if source.format != "JSONL":
-        need(layout.columns, source.columns(), source.uri)
-    for row in source.rows(list(layout.columns.values())):
-        if source.format == "JSONL":
-            need(layout.columns, list(row.values), row.where)
-        yield row
+    """Yield rows that have every column that is needed, no more than the source is to be read."""
+    rows = (row for file in source.files for row in _of_file(file, source, layout))
+    return islice(rows, source.most)
+
+
+def read_rows(source: Source, layout: Layout, read: Callable[[Row], T]) -> Iterator[T]:
+    """Yield what is read of each row; of bad rows, `source.on_bad` decides."""
+    for row in checked_rows(source, layout):
+        try:
+            found = read(row)
+        except TrainerError as error:
+            if error.reason not in _ROW_REASONS:
+                raise
+            source.on_bad(error)
+        else:
+            yield found
+
+
+def _of_file(file: DataFile, source: Source, layout: Layout) -> Iterator[Row]:
+    columns = layout.columns
+    if file.format != "JSONL":
+        need(columns, next(file.columns()), file.uri)
+    for row in file.rows(list(columns.values()), source.on_bad):
+        try:
+            need(columns, list(row.values), row.where)
+        except TrainerError as error:
+            source.on_bad(error)
+        else:
+            yield row
 
 
 def listed(names: list[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from peftjob_api import PeftJobSpec, Reason
 
 from ..exits import TrainerError
-from .cells import Layout, checked_rows, filled_text_of, label_of, labels_in, listed, need, number_of
+from .cells import Layout, filled_text_of, label_of, labels_in, listed, need, number_of, read_rows
 from .encode import encode_classified
 from .rows import Row, Source, empty, malformed
 from .types import Encoded
@@ -37,8 +37,8 @@ def labels_of(spec: PeftJobSpec, source: Source, layout: Layout) -> list[str] | 
         return list(spec.task.labels)
     column, several = layout.columns["label"], _problem(spec) == "MultiLabel"
     found: set[str] = set()
-    for row in checked_rows(source, layout):
-        found.update(labels_in(row, column) if several else [label_of(row, column)])
+    for labels in read_rows(source, layout, lambda row: labels_in(row, column) if several else [label_of(row, column)]):
+        found.update(labels)
     if not found:
         raise empty(source.uri, "none of its rows has a label" if several else "it has no rows")
     if len(found) == 1:

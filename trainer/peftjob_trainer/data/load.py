@@ -1,20 +1,26 @@
 """Loads the splits of a job: fetch, read, check, encode.
 
-Every wrong row is an error that names file and line: see docs/failure-modes.md for what each reason means.
+Every wrong row is an error that names file and line (see docs/failure-modes.md for what each reason means), or is left
+out and counted, if `dataset.onBadRow` says so.
 """
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from peftjob_api import PeftJobSpec
+from peftjob_api import PeftJobSpec, Reason
 from peftjob_api.spec import StorageSpec
 
-from ..storage import fetch_file
-from .cells import Layout, checked_rows
+from ..exits import TrainerError
+from ..storage import fetch_files
+from .cells import Layout, read_rows
+from .parts import set_aside
 from .readers import reader_of
 from .rows import Row, Source, empty
+from .skipped import Skipped
 from .types import Encoded, Sample, Split, Splits
 
 log = logging.getLogger(__name__)
@@ -33,36 +39,92 @@ def load_splits(spec: PeftJobSpec, tokenizer: Any, storage: StorageSpec, work_di
         TrainerError: `DATASET_NOT_FOUND`, `DATASET_COLUMN_MISSING`, `DATASET_MALFORMED`, `DATASET_EMPTY`,
             `UNKNOWN_LABEL`, `INVALID_CONFIG` (no chat template), or what the storage service says.
     """
-    sources = {}
-    for name in ("train", "validation", "test"):
-        uri = getattr(spec.dataset, name)
-        if uri is not None:
-            sources[name] = Source.of(fetch_file(uri, storage, work_dir / name), uri, spec.dataset)
+    dataset = spec.dataset
+    sources = {
+        split: Source.of(split, fetch_files(uris, storage, work_dir / split), dataset)
+        for split in ("train", "validation", "test")
+        if (uris := dataset.files(split))
+    }
     reader, train = reader_of(spec.task), sources["train"]
-    layout = reader.choose_layout(spec, train.columns(), train.uri)
-    labels = reader.labels_of(spec, train, layout)
+    layout, labels = _understand(reader, spec, train)
     splits = {
-        name: _load(name, source, layout, reader.encoder(spec, layout, tokenizer, labels, source.uri), labels)
+        name: _load(name, spec, source, layout, reader.encoder(spec, layout, tokenizer, labels, source.uri), labels)
         for name, source in sources.items()
     }
+    splits |= _divided(spec, splits["train"], train.uri)
+    for name, split in splits.items():
+        log.info("%s: %s", name, split.counts())
     return Splits(splits["train"], splits.get("validation"), splits.get("test"), labels, layout.kind == "messages")
 
 
+def _understand(reader: ModuleType, spec: PeftJobSpec, train: Source) -> tuple[Layout, list[str] | None]:
+    """Return what the rows are, and the names of the classes, by the training data; bad rows are not counted yet."""
+    skipped = Skipped()
+    if spec.dataset.on_bad_row == "Skip":
+        train = replace(train, on_bad=skipped.add)
+    try:
+        layout = _layout(reader, spec, train)
+        return layout, reader.labels_of(spec, train, layout)
+    except TrainerError as error:
+        if error.reason is Reason.DATASET_EMPTY and skipped.count:
+            raise skipped.all_of(train.uri) from error
+        raise
+
+
+def _layout(reader: ModuleType, spec: PeftJobSpec, train: Source) -> Layout:
+    """Return what the rows are: by the first of them, or the first that is not bad."""
+    first: TrainerError | None = None
+    for present in train.columns():
+        try:
+            found: Layout = reader.choose_layout(spec, present, train.uri)
+            return found
+        except TrainerError as error:
+            if spec.dataset.on_bad_row == "Fail" or error.reason is not Reason.DATASET_COLUMN_MISSING:
+                raise
+            first = first or error
+    raise first or empty(train.uri)
+
+
 def _load(
-    name: str, source: Source, layout: Layout, encode: Callable[[Row], Encoded], labels: list[str] | None
+    name: str,
+    spec: PeftJobSpec,
+    source: Source,
+    layout: Layout,
+    encode: Callable[[Row], Encoded],
+    labels: list[str] | None,
 ) -> Split:
-    """Return one split."""
+    """Return the samples of the files of a split."""
+    skipped = Skipped()
+    if spec.dataset.on_bad_row == "Skip":
+        source = replace(source, on_bad=skipped.add)
     examples: list[Sample] = []
-    truncated = dropped = 0
-    for row in checked_rows(source, layout):
-        example, cut = encode(row)
+    cut: list[bool] = []
+    dropped = 0
+    for example, is_cut in read_rows(source, layout, encode):
         if example is None:
             dropped += 1
             continue
         examples.append(example)
-        truncated += cut
+        cut.append(is_cut)
+    if not examples and skipped.count:
+        raise skipped.all_of(source.uri)
     if not examples:
         raise empty(source.uri, f"none of its {dropped} rows has a token to learn" if dropped else "it has no rows")
-    log.info("%s: %d examples, %d cut to maxLength, %d without anything to learn left out",
-             source.uri, len(examples), truncated, dropped)  # fmt: skip
-    return Split(name, examples, labels, truncated, dropped)
+    return Split(name, examples, labels, cut, dropped, skipped)
+
+
+def _divided(spec: PeftJobSpec, train: Split, uri: str) -> dict[str, Split]:
+    """Return the splits that the fractions make of the training data; none without fractions.
+
+    Raises:
+        TrainerError: `DATASET_EMPTY`.
+    """
+    given = {"validation": spec.dataset.validation_fraction, "test": spec.dataset.test_fraction}
+    fractions = {name: fraction for name, fraction in given.items() if fraction is not None}
+    if not fractions:
+        return {}
+    try:
+        parts = set_aside(len(train.examples), fractions, spec.dataset.split_seed or 0)
+    except ValueError as error:
+        raise empty(uri, f"{error}: {' and '.join(f'spec.dataset.{name}Fraction' for name in fractions)}") from error
+    return {name: train.part(name, places) for name, places in parts.items()}

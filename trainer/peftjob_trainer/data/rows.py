@@ -1,16 +1,16 @@
 """Reads rows from JSONL, CSV and Parquet files, one at a time, and knows where each one stands.
 
 Used by `load`. A row that cannot be read is an error with file and line: a sample that is silently skipped or
-misunderstood is found weeks later, in the model.
+misunderstood is found weeks later, in the model. Who wants to go on after a bad row says what to do with its error.
 """
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from peftjob_api import Reason
 from peftjob_api.dataset_spec import DatasetSpec
@@ -31,9 +31,18 @@ class Row:
     """File and line (or row), for messages."""
 
 
+OnBad = Callable[[TrainerError], None]
+"""What is done with the error of a bad row, before the next one is read."""
+
+
+def fail(error: TrainerError) -> NoReturn:
+    """Go no further."""
+    raise error
+
+
 @dataclass(frozen=True)
-class Source:
-    """One data file: a local copy, and the uri and field by which its user knows it."""
+class DataFile:
+    """One data file: a local copy, and the uri by which its user knows it."""
 
     path: Path
     uri: str
@@ -41,28 +50,26 @@ class Source:
     """`JSONL`, `CSV` or `Parquet`."""
 
     @classmethod
-    def of(cls, path: Path, uri: str, dataset: DatasetSpec) -> "Source":
-        """Return the source with its format as the spec says, or by the ending of its uri."""
+    def of(cls, path: Path, uri: str, dataset: DatasetSpec) -> "DataFile":
+        """Return the file with its format as the spec says, or by the ending of its uri."""
         return cls(path, uri, _FORMATS[Path(uri).suffix] if dataset.format == "Auto" else dataset.format)
 
-    def columns(self) -> list[str]:
-        """Return the names of the columns: the header's, the schema's, or the keys of the first JSON object.
+    def columns(self, on_bad: OnBad = fail) -> Iterator[list[str]]:
+        """Yield the names of the columns: the header's or the schema's, once, or the keys of each JSON object.
 
         Raises:
             TrainerError: `DATASET_EMPTY` or `DATASET_MALFORMED`.
         """
         if self.format == "Parquet":
             with _parquet(self) as file:
-                return list(file.schema_arrow.names)
-        if self.format == "CSV":
+                yield list(file.schema_arrow.names)
+        elif self.format == "CSV":
             with _csv(self) as (header, _):
-                return header
-        first = next(iter(_jsonl_rows(self)), None)
-        if first is None:
-            raise empty(self.uri)
-        return list(first.values)
+                yield header
+        else:
+            yield from (list(row.values) for row in _jsonl_rows(self, on_bad))
 
-    def rows(self, columns: Sequence[str]) -> Iterator[Row]:
+    def rows(self, columns: Sequence[str], on_bad: OnBad = fail) -> Iterator[Row]:
         """Yield the rows in order; only `columns` are sure to be in them.
 
         Raises:
@@ -70,7 +77,34 @@ class Source:
         """
         if self.format == "Parquet":
             return _parquet_rows(self, columns)
-        return _csv_rows(self) if self.format == "CSV" else _jsonl_rows(self)
+        return _csv_rows(self, on_bad) if self.format == "CSV" else _jsonl_rows(self, on_bad)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of a split, read one after the other."""
+
+    uri: str
+    """As the spec names it: of a file, a pattern, or several."""
+    files: tuple[DataFile, ...]
+    most: int | None = None
+    """How many rows are read; None: all."""
+    on_bad: OnBad = fail
+
+    @classmethod
+    def of(cls, split: str, found: Mapping[str, Path], dataset: DatasetSpec) -> "Source":
+        """Return the source of a split, of the uri and path of each of its files."""
+        files = tuple(DataFile.of(path, uri, dataset) for uri, path in found.items())
+        return cls(", ".join(dataset.files(split)), files, dataset.max_samples)
+
+    def columns(self) -> Iterator[list[str]]:
+        """Yield the names of the columns of each file, of JSONL those of each row.
+
+        Raises:
+            TrainerError: `DATASET_EMPTY` or `DATASET_MALFORMED`.
+        """
+        for file in self.files:
+            yield from file.columns(self.on_bad)
 
 
 def malformed(where: str, why: str) -> TrainerError:
@@ -83,7 +117,7 @@ def empty(uri: str, why: str = "it has no rows") -> TrainerError:
     return TrainerError(Reason.DATASET_EMPTY, f"{uri}: {why}: put examples into it, or correct the uri in spec.dataset")
 
 
-def _jsonl_rows(source: Source) -> Iterator[Row]:
+def _jsonl_rows(source: DataFile, on_bad: OnBad) -> Iterator[Row]:
     with source.path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             where = f"{source.uri} line {number}"
@@ -94,17 +128,20 @@ def _jsonl_rows(source: Source) -> Iterator[Row]:
             try:
                 values = json.loads(line.decode().rstrip())
             except UnicodeDecodeError as error:
-                raise malformed(where, f"not UTF-8 (byte {error.start + 1}): save the file as UTF-8") from error
+                on_bad(malformed(where, f"not UTF-8 (byte {error.start + 1}): save the file as UTF-8"))
+                continue
             except (ValueError, RecursionError) as error:
                 said = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-                raise malformed(where, f"no valid JSON ({said}): write one JSON object on each line") from error
-            if not isinstance(values, dict):
-                raise malformed(where, f"a JSON {kind_of(values)}, not an object: write one JSON object on each line")
-            yield Row(values, where)
+                on_bad(malformed(where, f"no valid JSON ({said}): write one JSON object on each line"))
+                continue
+            if isinstance(values, dict):
+                yield Row(values, where)
+            else:
+                on_bad(malformed(where, f"a JSON {kind_of(values)}, not an object: write one JSON object on each line"))
 
 
 @contextmanager
-def _csv(source: Source) -> Iterator[tuple[list[str], Any]]:
+def _csv(source: DataFile) -> Iterator[tuple[list[str], Any]]:
     """Open a CSV file; return its header, and a reader after it."""
     # The module's own limit of 128 KiB is shorter than long documents.
     csv.field_size_limit(_MAX_FIELD_CHARACTERS)
@@ -123,14 +160,15 @@ def _csv(source: Source) -> Iterator[tuple[list[str], Any]]:
         yield header, reader
 
 
-def _csv_rows(source: Source) -> Iterator[Row]:
+def _csv_rows(source: DataFile, on_bad: OnBad) -> Iterator[Row]:
     with _csv(source) as (header, reader):
         while True:
             where = f"{source.uri} line {reader.line_num + 1}"  # where the row starts; a quoted field may span lines
             try:
                 fields = next(reader, None)
             except csv.Error as error:
-                raise malformed(where, f'no valid CSV ({error}): quote fields by " and double a " in them') from error
+                on_bad(malformed(where, f'no valid CSV ({error}): quote fields by " and double a " in them'))
+                continue
             except UnicodeDecodeError as error:
                 raise malformed(where, f"not UTF-8, there or soon after ({error.reason}): save it as UTF-8") from error
             if fields is None:
@@ -138,16 +176,19 @@ def _csv_rows(source: Source) -> Iterator[Row]:
             if not fields:
                 continue
             if len(fields) != len(header):
-                raise malformed(
-                    where,
-                    f"{len(fields)} fields where the header has {len(header)} ({', '.join(header)}): quote fields "
-                    f"that contain commas or line breaks",
+                on_bad(
+                    malformed(
+                        where,
+                        f"{len(fields)} fields where the header has {len(header)} ({', '.join(header)}): quote fields "
+                        f"that contain commas or line breaks",
+                    )
                 )
+                continue
             yield Row(dict(zip(header, fields, strict=True)), where)
 
 
 @contextmanager
-def _parquet(source: Source) -> Iterator[Any]:
+def _parquet(source: DataFile) -> Iterator[Any]:
     """Open a Parquet file."""
     import pyarrow.parquet  # 25 MB on each rank, for a format that few jobs use
 
@@ -163,7 +204,7 @@ def _parquet(source: Source) -> Iterator[Any]:
         yield file
 
 
-def _parquet_rows(source: Source, columns: Sequence[str]) -> Iterator[Row]:
+def _parquet_rows(source: DataFile, columns: Sequence[str]) -> Iterator[Row]:
     import pyarrow
 
     with _parquet(source) as file:

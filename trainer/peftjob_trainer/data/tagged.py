@@ -6,7 +6,7 @@ from typing import Any
 from peftjob_api import PeftJobSpec, Reason
 
 from ..exits import TrainerError
-from .cells import Layout, checked_rows, filled_text_of, listed, need, spans_of, strings_in
+from .cells import Layout, filled_text_of, listed, need, read_rows, spans_of, strings_in
 from .classified import in_order, unknown_label
 from .encode import Mark, encode_marked
 from .rows import Row, Source, empty, malformed
@@ -52,8 +52,8 @@ def labels_of(spec: PeftJobSpec, source: Source, layout: Layout) -> list[str] | 
     labels = spec.task.labels
     if labels is None:
         found: set[str] = set()
-        for row in checked_rows(source, layout):
-            found.update(_labels(spec, row, layout))
+        for shown in read_rows(source, layout, lambda row: _labels(spec, row, layout)):
+            found.update(shown)
         if len(found) < (1 if _is_bio(spec) else 2):
             raise empty(source.uri, "none of its rows has a label" if _is_bio(spec) else "it has less than two tags")
         labels = in_order(found)

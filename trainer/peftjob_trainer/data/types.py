@@ -1,8 +1,11 @@
 """What data is once it is loaded: samples in splits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
+
+from .parts import Places
+from .skipped import Skipped
 
 IGNORED: Final = -100
 """The label of a token that is not learned, as PyTorch's cross entropy has it."""
@@ -54,17 +57,38 @@ Encoded = tuple[Sample | None, bool]
 
 @dataclass(frozen=True)
 class Split:
-    """The samples of one file, in its order."""
+    """The samples of a split, in the order of its files."""
 
     name: str
     """`train`, `validation` or `test`."""
     examples: Sequence[Sample]
     labels: list[str] | None
     """Names of the classes, in the order of the classifier's outputs."""
-    truncated: int
-    """Samples that were cut to `dataset.maxLength` tokens."""
+    cut: Sequence[bool]
+    """Of each sample, whether it was cut to `dataset.maxLength` tokens."""
     dropped: int = 0
     """Rows of plain text with nothing to learn: empty, or a single token."""
+    skipped: Skipped = field(default_factory=Skipped)
+    """Bad rows."""
+
+    @property
+    def truncated(self) -> int:
+        """Samples that were cut."""
+        return sum(self.cut)
+
+    def part(self, name: str, places: Places) -> "Split":
+        """Return some of the samples as a split; what was left out stays with `train`."""
+        chosen = Split(name, [self.examples[i] for i in places], self.labels, [self.cut[i] for i in places])
+        return replace(chosen, dropped=self.dropped, skipped=self.skipped) if name == "train" else chosen
+
+    def counts(self) -> str:
+        """Return a line on how many samples there are."""
+        parts = [f"{len(self.examples)} examples", f"{self.truncated} cut to maxLength"]
+        if self.dropped:
+            parts.append(f"{self.dropped} rows without anything to learn left out")
+        if self.skipped.count:
+            parts.append(f"{self.skipped.count} bad rows skipped ({'; '.join(self.skipped.reasons)})")
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)

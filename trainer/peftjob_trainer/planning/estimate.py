@@ -70,7 +70,7 @@ def estimate(spec: ResolvedSpec, inputs: Inputs) -> Demand:
         buffers=sum(b.numel() * b.element_size() for b in model.buffers()),
         trained=sum(p.numel() for p in parameters if p.requires_grad),
         # The best step's adapter is kept in the host's memory.
-        copies=int(spec.dataset.validation is not None and not accelerated),
+        copies=int(spec.dataset.has_validation and not accelerated),
         # The flat buffer of the reduction; AdamW works on all parameters at once on an accelerator: its denominators.
         update=2 if accelerated else 1,
         whole=peak.whole,
@@ -127,7 +127,7 @@ def largest_batches(spec: ResolvedSpec, splits: Splits | None, task: Task) -> tu
     if spec.dataset.packing and splits:
         example, count = _packed(spec, splits.train.examples, count)
     trained = Batch(example, min(micro, -(-count // world)), spec.dataset.packing)
-    if spec.dataset.validation is None and spec.dataset.test is None:
+    if not spec.dataset.has_validation and not spec.dataset.has_test:
         return trained, None
     found = [split.examples for split in (splits.validation, splits.test) if split] if splits else []
     most = max((len(examples) for examples in found), default=micro * task.evaluation_batches * world)

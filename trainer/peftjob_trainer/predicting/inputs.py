@@ -9,7 +9,7 @@ from typing import Any, Final
 from peftjob_api import Reason
 
 from ..data.cells import listed, messages_of, text_of
-from ..data.rows import Row, Source
+from ..data.rows import DataFile, Row, empty
 from ..exits import TrainerError
 
 FORMATS: Final = {".jsonl": "JSONL", ".csv": "CSV", ".parquet": "Parquet", ".txt": "Text"}
@@ -54,16 +54,18 @@ def read_inputs(name: str, format_: str | None, parts: Sequence[str], columns: M
         except UnicodeDecodeError as error:
             raise TrainerError(Reason.DATASET_MALFORMED, f"--input {name}: not UTF-8: save it as UTF-8") from error
         return Inputs("text", [line for line in lines if line.strip()])
-    source = Source(path, name, chosen)
+    source = DataFile(path, name, chosen)
     part, column = _column(source, parts, columns)
     return Inputs(
         "messages" if part == "messages" else "text", [_value(r, part, column) for r in source.rows([column])]
     )
 
 
-def _column(source: Source, parts: Sequence[str], columns: Mapping[str, str]) -> tuple[str, str]:
+def _column(source: DataFile, parts: Sequence[str], columns: Mapping[str, str]) -> tuple[str, str]:
     """Return which part the rows have, and its column."""
-    present = source.columns()
+    present = next(source.columns(), None)
+    if present is None:
+        raise empty(source.uri)
     named = [(part, columns.get(part, part)) for part in parts]
     for part, column in sorted(named, key=lambda each: each[0] not in columns):
         if column in present:

@@ -4,7 +4,8 @@ Used by `claim` and `publish` (stores) and by the trainer's start (fetching); no
 """
 
 from .adapters import fetch_adapter
-from .fetch import fetch_file, fetch_model, open_store
+from .datasets import all_here, fetch_files
+from .fetch import fetch_model, open_store
 from .store import ConditionsUnsupported, ObjectInfo, ObjectNotFound, PreconditionFailed, Store, Stream
 
 __all__ = [
@@ -14,8 +15,9 @@ __all__ = [
     "PreconditionFailed",
     "Store",
     "Stream",
+    "all_here",
     "fetch_adapter",
-    "fetch_file",
+    "fetch_files",
     "fetch_model",
     "open_store",
 ]

@@ -1,4 +1,4 @@
-"""From a uri of a PeftJob to a store, a model's folder, or a data file.
+"""From a uri of a PeftJob to a store or a model's folder.
 
 Called by the trainer's start. What lies on a mounted file system is used in place. Of a model elsewhere, the small
 files that it needs are copied; its weights stay there, for each rank reads only its own part of them. Only their
@@ -190,40 +190,3 @@ def _no_model(uri: str, why: str) -> TrainerError:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def fetch_file(uri: str, storage: StorageSpec, dest: Path) -> Path:
-    """Return a local path of a data file.
-
-    Args:
-        uri: `s3://BUCKET/KEY`, `hf://datasets/OWNER/NAME[@REVISION]/FILE`, `pvc://CLAIM/PATH` or `file:///PATH`.
-        storage: `spec.storage`.
-        dest: Folder for a copy, made if need be; a copy that is there already is used. Not for `file://` and
-            `pvc://`, which are read in place.
-
-    Raises:
-        TrainerError: `DATASET_NOT_FOUND`, or what the storage service says.
-    """
-    location = parse(uri)
-    if location.is_local:
-        if not location.local.is_file():
-            raise _no_file(uri, f"there is no file {location.local} in the worker pods")
-        return location.local
-    dest.mkdir(parents=True, exist_ok=True)
-    folder, _, name = location.path.rpartition("/")
-    copy = dest / (location.path if location.scheme == "hf" else name)
-    if copy.is_file():
-        return copy  # the launcher's: downloads appear complete or not at all
-    if location.scheme == "hf":
-        return hub.fetch_dataset_file(uri, location, storage.hugging_face, dest)
-    try:
-        S3Store(make_client(storage.s3), location.container, folder).download(name, dest / name)
-    except ObjectNotFound as error:
-        raise _no_file(uri, f"bucket {location.container!r} has no such object") from error
-    return dest / name
-
-
-def _no_file(uri: str, why: str) -> TrainerError:
-    return TrainerError(
-        Reason.DATASET_NOT_FOUND, f"{uri}: {why}: upload it, or correct spec.dataset.train, validation or test"
-    )

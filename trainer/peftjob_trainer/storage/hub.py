@@ -31,7 +31,7 @@ from peftjob_api.spec import BaseModelSpec, HuggingFaceStorageSpec
 
 from ..exits import TrainerError
 from .store import CHUNK_BYTES, Busy, PreconditionFailed, no_ranges
-from .uris import Location, parse
+from .uris import parse
 
 TIMEOUT_SECONDS = 10.0
 READ_SECONDS = 30.0
@@ -49,7 +49,7 @@ class Repo:
     kind: Literal["model", "dataset"]
     commit: str
     names: list[str]
-    """Of the files at its top level."""
+    """Of its files; of a model, those at its top level."""
 
     def download(self, name: str, folder: Path) -> Path:
         """Copy one file into a folder, under its own path."""
@@ -154,10 +154,10 @@ def open_model(model: BaseModelSpec, spec: HuggingFaceStorageSpec | None) -> Rep
     return _open(model.uri, parse(model.uri).container, "model", model.revision, spec)
 
 
-def fetch_dataset_file(uri: str, location: Location, spec: HuggingFaceStorageSpec | None, dest: Path) -> Path:
-    """Copy a file of a data set; return its path."""
-    repo = _open(uri, location.container, "dataset", location.revision, spec)
-    return repo.download(location.path, dest)
+def open_dataset(uri: str, spec: HuggingFaceStorageSpec | None) -> Repo:
+    """Return the repository of a file or pattern of an `hf://datasets/` data set, at its revision's commit."""
+    location = parse(uri)
+    return _open(uri, location.container, "dataset", location.revision, spec)
 
 
 def _open(
@@ -180,7 +180,8 @@ def _open(
             if error.reason is not Reason.STORAGE_UNAVAILABLE or attempt == ATTEMPTS - 1:
                 raise
             time.sleep(2**attempt)
-    names = [file.rfilename for file in getattr(info, "siblings", None) or [] if "/" not in file.rfilename]
+    names = [file.rfilename for file in getattr(info, "siblings", None) or []]
+    names = [name for name in names if kind == "dataset" or "/" not in name]
     return Repo(api, uri, repo_id, kind, info.sha or revision or constants.DEFAULT_REVISION, names)
 
 

@@ -8,7 +8,7 @@ from peftjob_api import Reason
 from peftjob_api.spec import BaseModelSpec, StorageSpec
 from peftjob_trainer.exits import TrainerError
 from peftjob_trainer.storage import fetch as fetch_module
-from peftjob_trainer.storage import fetch_file, fetch_model, open_store
+from peftjob_trainer.storage import fetch_files, fetch_model, open_store
 from peftjob_trainer.storage.uris import Location, parse
 
 
@@ -44,7 +44,8 @@ def test_what_is_mounted_is_used_in_place(tmp_path: Path, monkeypatch: pytest.Mo
         (tmp_path / name).write_bytes(b"x")
     never = tmp_path / "never"
     assert fetch_model(BaseModelSpec(uri=f"file://{tmp_path}"), StorageSpec(), never) == tmp_path
-    assert fetch_file(f"file://{tmp_path}/train.csv", StorageSpec(), never) == tmp_path / "train.csv"
+    uri = f"file://{tmp_path}/train.csv"
+    assert fetch_files([uri], StorageSpec(), never) == {uri: tmp_path / "train.csv"}
     assert not never.exists()
 
 

@@ -1,6 +1,8 @@
 """What the model learns to do: `spec.task`, and the settings of each task."""
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -73,6 +75,17 @@ class Seq2SeqLMTask(ApiModel):
     """sourcePrefix is put before each source text, such as `translate English to German: ` for T5."""
 
 
+TASK_OF: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "causalLM": "CausalLM",
+        "seq2seqLM": "Seq2SeqLM",
+        "sequenceClassification": "SequenceClassification",
+        "tokenClassification": "TokenClassification",
+    }
+)
+"""Field with a task's settings -> the task's type."""
+
+
 class TaskSpec(ApiModel):
     """What the model learns to do."""
 
@@ -89,15 +102,7 @@ class TaskSpec(ApiModel):
     token_classification: TokenClassificationTask | None = None
     """tokenClassification holds settings of the task `TokenClassification`."""
 
-    rules: ClassVar[tuple[Rule, ...]] = variant_rules(
-        "task",
-        {
-            "causalLM": "CausalLM",
-            "seq2seqLM": "Seq2SeqLM",
-            "sequenceClassification": "SequenceClassification",
-            "tokenClassification": "TokenClassification",
-        },
-    )
+    rules: ClassVar[tuple[Rule, ...]] = variant_rules("task", TASK_OF)
 
     @property
     def kind(self) -> str:

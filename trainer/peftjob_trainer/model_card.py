@@ -1,7 +1,7 @@
 """The adapter's README.md: what it is, how good, and a snippet that loads it as printed.
 
-Called by rank 0 before publishing. The snippet uses plain transformers and peft; nothing of PeftJob is needed to use
-an adapter.
+Called by rank 0 before publishing. The snippet uses plain transformers and peft, and nothing of PeftJob but the loader
+of those methods that peft has not.
 """
 
 import json
@@ -20,6 +20,8 @@ from .storage.uris import parse
 CARD_NAME = "README.md"
 LABELS_NAME = "labels.json"
 _MAX_INLINE_LABELS = 20
+_OWN_METHODS = ("Bottleneck", "BitFit")
+"""Those whose adapters peft cannot load."""
 _DTYPES = {"FP32": "torch.float32", "BF16": "torch.bfloat16", "Auto": '"auto"'}
 
 
@@ -94,7 +96,7 @@ def write_model_card(
     front = {
         # The hub refuses a card whose base_model is no repository of its own.
         **({"base_model": base} if spec.base_model.uri.startswith("hf://") else {}),
-        "library_name": "peft",
+        "library_name": "transformers" if spec.method.type in _OWN_METHODS else "peft",
         "pipeline_tag": use.pipeline_tag,
         "tags": [spec.method.type.lower(), "peftjob"],
     }
@@ -118,6 +120,7 @@ def write_model_card(
         is_remote=parse(spec.base_model.uri).scheme == "s3",
         revision=json.dumps(spec.base_model.revision) if spec.base_model.revision else None,
         use=use,
+        is_own=spec.method.type in _OWN_METHODS,
         prefix=_prefix(spec),
         labels=_labels_expression(labels) if labels and use.has_labels else "",
         chat=chat,

@@ -3,10 +3,10 @@
     python -m peftjob_trainer.predict --adapter s3://adapters/support --input questions.jsonl --output answers.jsonl
     echo "It works." | python -m peftjob_trainer.predict --adapter ./sentiment
 
-One JSON object a line comes out for each row that goes in, in the same order: `label`, `score` and `scores` of a
-classifier, `completion` of a language model. Rows are read from the columns that were trained on, from .jsonl, .csv or
-.parquet files; without --input, and from .txt files, each line is a text. The base model is the one that the adapter
-was trained on, unless --base names another place of it. Credentials of S3 and hubs come from the environment.
+One JSON object a line comes out for each row that goes in, in the same order; docs/using.md says what it holds.
+Rows are read from the columns that were trained on, from .jsonl, .csv or .parquet files; without --input, and from
+.txt files, each line is a text. The base model is the one that the adapter was trained on, unless --base names another
+place of it. Credentials of S3 and hubs come from the environment.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from .commands import Parser, exit_code_of
 from .exits import TrainerError
 from .predicting import PREDICTORS, load, predict, read_inputs
 from .predicting.inputs import STDIN
-from .predicting.tasks import Settings
+from .predicting.predictor import Settings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,11 +68,11 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     s3 = {"endpoint": options.s3_endpoint, "region": options.s3_region}
     storage = StorageSpec.model_validate({"s3": {name: value for name, value in s3.items() if value}})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    classes = {task: predictor.auto_class for task, predictor in PREDICTORS.items()}
+    classes = {kind: predictor.auto_class for kind, predictor in PREDICTORS.items()}
     with tempfile.TemporaryDirectory(prefix="peftjob-predict-") as work:
         base = uri_of(options.base) if options.base else None
         loaded = load(uri_of(options.adapter), base, storage, Path(work), classes, device)
-        parts = PREDICTORS[loaded.usage.task].parts
+        parts = PREDICTORS[loaded.usage.kind].parts
         inputs = read_inputs(options.input, options.format, parts, loaded.usage.columns)
         settings = Settings(options.batch_size, options.max_new_tokens, options.temperature, options.seed)
         return predict(loaded, inputs, settings)

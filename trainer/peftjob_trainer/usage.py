@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from peftjob_api import PeftJobSpec, Reason
+from peftjob_api.task_spec import TASK_OF, TaskSpec
 from pydantic.alias_generators import to_camel, to_snake
 
 from .exits import TrainerError
@@ -41,6 +42,12 @@ class Usage:
     """Of the task, as in `spec.task`."""
     dtype: str = "float32"
     """Of the base in training."""
+
+    @property
+    def kind(self) -> str:
+        """The task, and what else decides about its outputs: `TaskSpec.kind`."""
+        settings = {name: self.settings for name, task in TASK_OF.items() if task == self.task and self.settings}
+        return TaskSpec.model_validate({"type": self.task, **settings}).kind
 
     @classmethod
     def of(cls, spec: PeftJobSpec, labels: Sequence[str] | None, chat: bool, dtype: str) -> "Usage":

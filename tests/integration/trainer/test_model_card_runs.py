@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import peft
+import peftjob_bottleneck
 import pytest
 import torch
 from peftjob_api import JobIdentity, PeftJobSpec, PlanInfo, RunConfig
@@ -93,6 +94,18 @@ def language_model(base: Path, adapter: Path) -> None:
     )
 
 
+def with_layers(base: Path, adapter: Path) -> None:
+    """Write a small Llama and bottleneck layers for it, which peft has not."""
+    language_model(base, adapter)
+    for file in adapter.iterdir():
+        file.unlink()
+    model = LlamaForCausalLM.from_pretrained(base)
+    settings = peftjob_bottleneck.Settings("Houlsby", 4, "ReLU", 1.0, 0.0)
+    names = tuple(peftjob_bottleneck.inject(model, settings))
+    tensors = {name: p for name, p in model.named_parameters() if name.startswith(names)}
+    peftjob_bottleneck.save(adapter, peftjob_bottleneck.BOTTLENECK, tensors, settings, "tiny", None)
+
+
 Make = Callable[[Path, Path], None]
 
 
@@ -123,8 +136,9 @@ Make = Callable[[Path, Path], None]
         ),
         (language_model, {"type": "CausalLM"}, False, ""),
         (language_model, {"type": "CausalLM"}, True, ""),
+        (with_layers, {"type": "CausalLM"}, False, ""),
     ],
-    ids=["classifier", "labels", "number", "tags", "translation", "language model", "chat"],
+    ids=["classifier", "labels", "number", "tags", "translation", "language model", "chat", "layers of ours"],
 )
 def test_the_snippet_runs_as_printed_on_what_was_published(
     make: Make, task: Any, chat: bool, want: str, output: Store, job: JobIdentity, tmp_path: Path
@@ -137,6 +151,7 @@ def test_the_snippet_runs_as_printed_on_what_was_published(
         {
             "baseModel": {"uri": "s3://models/acme/tiny"},
             "task": task,
+            "method": {"type": "Bottleneck" if make is with_layers else "LoRA"},
             "dataset": {"train": "s3://datasets/train.csv", "maxLength": 64},
             "output": {"uri": output.uri},
         }
@@ -150,8 +165,13 @@ def test_the_snippet_runs_as_printed_on_what_was_published(
     assert (folder / CLAIM_NAME).exists()  # it is downloaded too, and disturbs nobody
 
     code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    # A method of ours needs a package of ours, and that one only.
+    package = Path(peftjob_bottleneck.__file__).parent
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / package.name).symlink_to(package)
+    path = f"import sys; sys.path.append({str(tmp_path / 'path')!r})\n" if make is with_layers else ""
     done = subprocess.run(
-        [sys.executable, "-I", "-c", code],
+        [sys.executable, "-I", "-c", path + code],
         cwd=folder,
         env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,

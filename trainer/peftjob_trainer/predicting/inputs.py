@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from peftjob_api import Reason
 
-from ..data.cells import listed, messages_of, text_of
+from ..data.cells import listed, messages_of, strings_in, text_of
 from ..data.rows import DataFile, Row, empty
 from ..exits import TrainerError
 
@@ -21,9 +21,9 @@ class Inputs:
     """What is predicted on, in the order of the rows."""
 
     kind: str
-    """`text`, or `messages`."""
+    """`text`, `messages` or `tokens`."""
     values: Sequence[Any]
-    """Texts, or lists of `{role, content}`."""
+    """Texts, lists of `{role, content}`, or lists of words."""
 
 
 def read_inputs(name: str, format_: str | None, parts: Sequence[str], columns: Mapping[str, str]) -> Inputs:
@@ -32,7 +32,7 @@ def read_inputs(name: str, format_: str | None, parts: Sequence[str], columns: M
     Args:
         name: A file, or `-`: lines of text from standard input.
         format_: `JSONL`, `CSV`, `Parquet` or `Text`; None: by the file's ending.
-        parts: That the task can read, the preferred first: of `messages`, `prompt` and `text`.
+        parts: That the task can read, the preferred first: such as `messages`, `prompt` and `text`.
         columns: Part -> column, where it has not the part's name.
 
     Raises:
@@ -56,9 +56,8 @@ def read_inputs(name: str, format_: str | None, parts: Sequence[str], columns: M
         return Inputs("text", [line for line in lines if line.strip()])
     source = DataFile(path, name, chosen)
     part, column = _column(source, parts, columns)
-    return Inputs(
-        "messages" if part == "messages" else "text", [_value(r, part, column) for r in source.rows([column])]
-    )
+    kind = part if part in ("messages", "tokens") else "text"
+    return Inputs(kind, [_value(row, kind, column) for row in source.rows([column])])
 
 
 def _column(source: DataFile, parts: Sequence[str], columns: Mapping[str, str]) -> tuple[str, str]:
@@ -77,9 +76,11 @@ def _column(source: DataFile, parts: Sequence[str], columns: Mapping[str, str]) 
     )
 
 
-def _value(row: Row, part: str, column: str) -> Any:
+def _value(row: Row, kind: str, column: str) -> Any:
     if column not in row.values:
         raise TrainerError(
             Reason.DATASET_COLUMN_MISSING, f"{row.where} has no column {column!r}, only {listed(list(row.values))}"
         )
-    return messages_of(row, column, learned=False) if part == "messages" else text_of(row, column)
+    if kind == "messages":
+        return messages_of(row, column, learned=False)
+    return strings_in(row, column, "words") if kind == "tokens" else text_of(row, column)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import peftjob_bottleneck
 import torch
 import transformers
 from peft import PeftModel
@@ -19,12 +20,18 @@ from ..storage import fetch_adapter, fetch_model
 from ..storage.adapters import CONFIG_NAME
 from ..storage.uris import parse
 from ..storage.weights import RECORD_NAME, Weights
+from ..tasks.sequence_classification import named
 from ..usage import Usage
 
 log = logging.getLogger(__name__)
 
 _WINDOW_BYTES: Final = 64 * 2**20
-_TASKS: Final = {"CAUSAL_LM": "CausalLM", "SEQ_CLS": "SequenceClassification"}
+_TASKS: Final = {
+    "CAUSAL_LM": "CausalLM",
+    "SEQ_2_SEQ_LM": "Seq2SeqLM",
+    "SEQ_CLS": "SequenceClassification",
+    "TOKEN_CLS": "TokenClassification",
+}
 """peft's name of a task -> ours."""
 
 
@@ -48,7 +55,7 @@ def load(
         base: Uri of the base model, in place of the one that the adapter names.
         storage: How remote ones are reached.
         work: Folder for copies.
-        auto_classes: Task -> transformers' class of its models.
+        auto_classes: Kind of task -> transformers' class of its models.
         device: Where it goes.
 
     Raises:
@@ -72,13 +79,21 @@ def load(
         model = _from_pretrained(folder, usage, auto_classes, _head(usage))
         model.config.pad_token_id = load_tokenizer(folder).pad_token_id
         try:
-            model = PeftModel.from_pretrained(model, str(adapter))
+            model = _adapted(model, adapter)
         except (ValueError, RuntimeError, KeyError) as error:
             raise TrainerError(
                 Reason.ADAPTER_UNSUITABLE, f"{uri}: it does not fit {usage.base} ({error}): correct --base"
             ) from error
         folder = adapter if (adapter / "tokenizer_config.json").is_file() else folder
     return Loaded(usage, model.eval().to(device), load_tokenizer(folder), device)
+
+
+def _adapted(model: Any, folder: Path) -> Any:
+    """Return a model with an adapter: ours, of the methods that peft has not, or one of peft's."""
+    kind = json.loads((folder / CONFIG_NAME).read_bytes()).get("peft_type")
+    if kind in (peftjob_bottleneck.BOTTLENECK, peftjob_bottleneck.BITFIT):
+        return peftjob_bottleneck.load(model, folder)
+    return PeftModel.from_pretrained(model, str(folder))
 
 
 def _is_merged(uri: str) -> bool:
@@ -110,22 +125,24 @@ def _of_peft(folder: Path, uri: str) -> Usage:
 
 
 def _head(usage: Usage) -> dict[str, Any]:
-    """Return the settings of the config that a head needs."""
+    """Return the settings of the config that a head needs, as the model card's snippet has them."""
+    if usage.kind == "SequenceClassification/Regression":
+        return {"num_labels": 1, "problem_type": "regression"}
     if usage.labels is None:
         return {}
-    numbers = dict(enumerate(usage.labels))
-    return {"num_labels": len(numbers), "id2label": numbers, "label2id": {v: k for k, v in numbers.items()}}
+    several = usage.kind == "SequenceClassification/MultiLabel"
+    return {**named(usage.labels), **({"problem_type": "multi_label_classification"} if several else {})}
 
 
 def _from_pretrained(folder: Path, usage: Usage, auto_classes: dict[str, str], settings: dict[str, Any]) -> Any:
-    if usage.task not in auto_classes:
+    if usage.kind not in auto_classes:
         raise TrainerError(
             Reason.INVALID_CONFIG,
-            f"predict knows no models of the task {usage.task}, only of {', '.join(sorted(auto_classes))}: use the "
+            f"predict knows no models of the task {usage.kind}, only of {', '.join(sorted(auto_classes))}: use the "
             f"snippet of the model card",
         )
     try:
-        return getattr(transformers, auto_classes[usage.task]).from_pretrained(folder, dtype=usage.dtype, **settings)
+        return getattr(transformers, auto_classes[usage.kind]).from_pretrained(folder, dtype=usage.dtype, **settings)
     except (ValueError, OSError, KeyError, RuntimeError) as error:
         raise TrainerError(Reason.INVALID_CONFIG, f"{usage.base}: transformers cannot load it ({error})") from error
 

@@ -5,7 +5,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
@@ -41,9 +41,15 @@ class CountingProxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return  # closed
-            server = socket.create_connection(self._target)
-            for source, sink, counts in ((client, server, False), (server, client, True)):
-                threading.Thread(target=self._pass, args=(source, sink, counts), daemon=True).start()
+            threading.Thread(target=self._join, args=(client,), daemon=True).start()
+
+    def _join(self, client: socket.socket) -> None:
+        """Pass on what either side sends, until both have ended."""
+        with client, suppress(OSError), socket.create_connection(self._target) as server:
+            answers = threading.Thread(target=self._pass, args=(server, client, True), daemon=True)
+            answers.start()
+            self._pass(client, server, False)
+            answers.join()
 
     def _pass(self, source: socket.socket, sink: socket.socket, counts: bool) -> None:
         try:
@@ -54,7 +60,9 @@ class CountingProxy:
                 sink.sendall(chunk)
             sink.shutdown(socket.SHUT_WR)
         except OSError:
-            sink.close()  # either side may hang up
+            for side in (source, sink):  # either may hang up: then the other way ends, too
+                with suppress(OSError):
+                    side.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager

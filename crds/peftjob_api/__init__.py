@@ -9,9 +9,10 @@ from .manifest import ManifestError, load_manifest, read_peftjob
 from .peftjob import PeftJob, validate_update
 from .reasons import Reason
 from .spec import PeftJobSpec
-from .status import Condition, PeftJobStatus, Progress
+from .status import Checkpoint, Condition, PeftJobStatus, Progress
 from .worker import (
     AdapterInfo,
+    CheckpointInfo,
     JobIdentity,
     PlanInfo,
     ResolvedInfo,
@@ -24,6 +25,8 @@ from .worker import (
 __all__ = [
     "PERMANENT",
     "AdapterInfo",
+    "Checkpoint",
+    "CheckpointInfo",
     "Condition",
     "ExitCode",
     "JobIdentity",

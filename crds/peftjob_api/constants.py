@@ -58,3 +58,4 @@ ENV_LOG_FORMAT: Final = "PEFTJOB_LOG_FORMAT"
 # Objects at the output prefix.
 MANIFEST_NAME: Final = "manifest.json"
 CLAIM_NAME: Final = ".peftjob-claim.json"
+CHECKPOINTS_FOLDER: Final = "checkpoints"

@@ -17,7 +17,9 @@ NAME_MAX_LENGTH = 48
 
 MUTABLE_FIELDS = ("suspend", "maxRestarts", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
 """The spec's fields that may change after `status.startTime` is set (JSON names)."""
-IMMUTABLE_FIELDS = ("baseModel", "task", "method", "dataset", "training", "workers", "sharding", "output", "storage")
+IMMUTABLE_FIELDS = (
+    "baseModel", "task", "method", "dataset", "training", "workers", "sharding", "checkpoint", "output", "storage",
+)  # fmt: skip
 
 NAME_RULES = (
     Rule(

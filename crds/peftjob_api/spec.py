@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, StringConstraints
 
 from .base import INT32_MAX, ApiModel, Rule
+from .checkpoint_spec import CheckpointSpec
 from .dataset_spec import COLUMNS_OF, DatasetSpec
 from .forms import (
     RESOURCE,
@@ -235,12 +236,14 @@ class PeftJobSpec(ApiModel):
     """sharding says among which ranks the frozen base is partitioned: `Replicate` (none: each holds a copy), `Node`
     (those of a node), `Full` (all). `Auto` takes the smallest group in which the job fits into memory; a job that
     fits in none fails with reason DoesNotFit before it loads anything."""
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    """checkpoint says when the run is saved, at the output. Default: every 5 minutes."""
     output: OutputSpec
     """output is where the adapter goes."""
     storage: StorageSpec = StorageSpec()
     """storage is the access to models, data and output."""
     suspend: bool = False
-    """suspend takes the workers away while true; the job starts again, at its first step, when it is false again."""
+    """suspend takes the workers away while true; the job goes on from its last checkpoint when it is false again."""
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
     """maxRestarts is how many failures are retried; lost or drained nodes do not count."""
     active_deadline_seconds: Annotated[int, Field(ge=1, le=INT32_MAX)] | None = None

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from .worker import AdapterInfo, Metrics, PlanInfo, ResolvedInfo, WireModel
+from .worker import AdapterInfo, CheckpointInfo, Metrics, PlanInfo, ResolvedInfo, WireModel
 
 _Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _Timestamp = Annotated[str, StringConstraints(max_length=64), Field(json_schema_extra={"format": "date-time"})]
@@ -59,6 +59,13 @@ class Progress(WireModel):
     """updatedAt is when the operator read this."""
 
 
+class Checkpoint(CheckpointInfo):
+    """What the next attempt goes on from, as far as the operator knows; the output itself is the truth."""
+
+    time: _Timestamp
+    """time is when the operator first read of it."""
+
+
 class PeftJobStatus(WireModel):
     """What is known about a PeftJob."""
 
@@ -99,6 +106,8 @@ class PeftJobStatus(WireModel):
     """plan says how the base model lies on the ranks."""
     resolved: ResolvedInfo | None = None
     """resolved says by what is trained, with what the spec leaves open filled in."""
+    checkpoint: Checkpoint | None = None
+    """checkpoint that was written last; gone once the adapter is published."""
     adapter: AdapterInfo | None = None
     """adapter that was published."""
 

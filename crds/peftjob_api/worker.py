@@ -147,6 +147,15 @@ class ResolvedInfo(WireModel):
     """maxSteps, instead of epochs."""
 
 
+class CheckpointInfo(WireModel):
+    """What the next gang of workers goes on from."""
+
+    step: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    """step after which it was taken."""
+    uri: Annotated[str, StringConstraints(max_length=640)]
+    """uri of the folder that holds it."""
+
+
 class AdapterInfo(WireModel):
     """A published adapter."""
 
@@ -173,6 +182,8 @@ class WorkerStatus(WireModel):
     metrics: Metrics = Field(default_factory=dict)
     plan: PlanInfo | None = None
     resolved: ResolvedInfo | None = None
+    checkpoint: CheckpointInfo | None = None
+    """The last one that was written, or gone on from."""
     updated_at: Number = None
     """Unix time in seconds, by the worker's clock."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from peftjob_api import Condition, PeftJobStatus, Progress, load_manifest
+from peftjob_api import Checkpoint, Condition, PeftJobStatus, Progress, load_manifest
 from peftjob_api.worker import AdapterInfo, PlanInfo, ResolvedInfo
 from peftjob_cluster.control_plane import ControlPlane
 from peftjob_cluster.shell import ClusterError
@@ -41,6 +41,9 @@ STATUS = PeftJobStatus(
         eta_seconds=2460.0,
         eta="41m0s",
         updated_at=NOW,
+    ),
+    checkpoint=Checkpoint(
+        step=100, uri="s3://adapters/minimal/checkpoints/step-00000100-claim-1", time="2026-01-01T00:02:00Z"
     ),
     resolved=ResolvedInfo(
         method="LoRA",

@@ -18,7 +18,7 @@ from .admission import is_queued
 from .restart import Cause, Counts, cause_of, judge
 from .settings import LOST_AFTER_SECONDS, POLL_SECONDS, WAIT_SECONDS
 from .snapshot import ChildJob, Pod, Snapshot, format_time, parse_time
-from .status import is_true, progress_is_due, progress_of, scheduled_times, why_not_ready, with_condition
+from .status import checkpoint_of, is_true, progress_is_due, progress_of, scheduled_times, why_not_ready, with_condition
 
 MAX_ATTEMPTS = 9999
 _SOON = 2.0
@@ -132,7 +132,7 @@ def _start(s: Snapshot, spec: PeftJobSpec) -> Decision:
     refusal = s.refusal if s.refusal and s.refusal.attempt == attempt else None
     if refusal and refusal.permanent:
         return _fail(s, refusal.reason, refusal.message)
-    reason, text = (refusal.reason, refusal.message) if refusal else (Reason.STARTING, _asked(spec, attempt))
+    reason, text = (refusal.reason, refusal.message) if refusal else (Reason.STARTING, _asked(spec, attempt, status))
     status = _not_ready(s, status, reason, text).model_copy(
         update={
             "state": "Starting",
@@ -146,9 +146,10 @@ def _start(s: Snapshot, spec: PeftJobSpec) -> Decision:
     return Decision(status, (CreateAttempt(attempt),), _SOON if soon else WAIT_SECONDS)
 
 
-def _asked(spec: PeftJobSpec, attempt: int) -> str:
+def _asked(spec: PeftJobSpec, attempt: int, status: PeftJobStatus) -> str:
     pods = spec.workers.nodes
-    return f"attempt {attempt}: {pods} worker pod{'s' if pods > 1 else ''} asked for"
+    then = f", to go on after step {status.checkpoint.step}" if status.checkpoint else ""
+    return f"attempt {attempt}: {pods} worker pod{'s' if pods > 1 else ''} asked for{then}"
 
 
 def _run(s: Snapshot, spec: PeftJobSpec, job: ChildJob) -> Decision:
@@ -175,7 +176,7 @@ def _run(s: Snapshot, spec: PeftJobSpec, job: ChildJob) -> Decision:
         new = progress_of(s.worker, status.progress, s.now)
         if progress_is_due(status.progress, new, s.now):
             status = status.model_copy(update={"progress": new})
-        status = _as_told(status, s.worker)
+        status = _as_told(s, spec, status, s.worker)
     return Decision(status, requeue=_earliest(POLL_SECONDS, left, _until_lost(s)))
 
 
@@ -194,7 +195,7 @@ def _wait_for_gang(s: Snapshot, spec: PeftJobSpec, job: ChildJob, status: PeftJo
             status = _over(s, status, Reason.START_TIMEOUT, text, pause=30 + 30 * s.jitter)
             return Decision(status, _cleanup(s, [job]), _SOON)
     # Not how many run by now: each count would cost a write.
-    reason, text = why_not_ready(s, nodes) or (Reason.STARTING, _asked(spec, job.attempt))
+    reason, text = why_not_ready(s, nodes) or (Reason.STARTING, _asked(spec, job.attempt, status))
     status = _not_ready(s, status, reason, text).model_copy(update={"state": "Starting"})
     return Decision(status, _cleanup(s, ()), _earliest(WAIT_SECONDS, left, _until_lost(s)))
 
@@ -227,6 +228,8 @@ def _ended(s: Snapshot, spec: PeftJobSpec, cause: Cause) -> Decision:
     words = [pod.last_word.status for pod in s.gang() if pod.last_word and pod.last_word.status]
     steps = [status.progress.step if status.progress else None, *(word.step for word in words)]
     counts = Counts(status.restarts or 0, status.disruptions or 0, status.disruptions_without_progress or 0)
+    for word in words:
+        status = _as_told(s, spec, status, word)
     moved = any(steps) and cause.reason is not Reason.RESULT_LOST
     verdict = judge(cause, counts, spec.max_restarts, made_progress=moved, jitter=s.jitter)
     status = status.model_copy(
@@ -262,15 +265,19 @@ def _succeed(s: Snapshot, spec: PeftJobSpec, word: TerminationMessage, adapter: 
     if worker := word.status:
         if worker.step is not None:
             status = status.model_copy(update={"progress": progress_of(worker, status.progress, s.now)})
-        status = _as_told(status, worker)
-    status = status.model_copy(update={"adapter": adapter})
+        status = _as_told(s, spec, status, worker)
+    status = status.model_copy(update={"adapter": adapter, "checkpoint": None})  # which it made obsolete
     text = f"the adapter lies at {adapter.uri}; sha256 of its manifest.json: {adapter.sha256}"
     return Decision(_condition(s, status, "Succeeded", True, Reason.ADAPTER_PUBLISHED, text), requeue=0.0)
 
 
-def _as_told(status: PeftJobStatus, worker: WorkerStatus) -> PeftJobStatus:
-    """Return the status with what a worker says of its plan and settings."""
-    told = {"plan": worker.plan or status.plan, "resolved": worker.resolved or status.resolved}
+def _as_told(s: Snapshot, spec: PeftJobSpec, status: PeftJobStatus, worker: WorkerStatus) -> PeftJobStatus:
+    """Return the status with what a worker says of its plan, settings and checkpoint."""
+    told = {
+        "plan": worker.plan or status.plan,
+        "resolved": worker.resolved or status.resolved,
+        "checkpoint": checkpoint_of(worker, status.checkpoint, spec.output.uri, s.now),
+    }
     return status.model_copy(update=told)
 
 

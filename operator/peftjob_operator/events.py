@@ -35,6 +35,9 @@ def announcements(before: PeftJobStatus, after: PeftJobStatus) -> list[Announcem
     if after.attempt != before.attempt:
         ready = after.condition("WorkersReady")
         told.append(Announcement("Normal", Reason.STARTING, ready.message if ready else ""))
+    if after.checkpoint and not before.checkpoint:  # the first: each would be an Event every few minutes
+        text = f"the first checkpoint is of step {after.checkpoint.step}: {after.checkpoint.uri}"
+        told.append(Announcement("Normal", Reason.CHECKPOINTED, text))
     for type_ in _TOLD_ONCE:
         old, new = before.condition(type_), after.condition(type_)
         if new and new.status != (old.status if old else "False"):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from peftjob_api import Condition, PeftJobStatus, Progress, Reason, WorkerStatus
+from peftjob_api import Checkpoint, Condition, PeftJobStatus, Progress, Reason, WorkerStatus
 from peftjob_api.status import ConditionType
 
 from .settings import PROGRESS_SECONDS
@@ -64,6 +64,23 @@ def progress_of(worker: WorkerStatus, before: Progress | None, now: datetime) ->
         eta=None if eta is None else human_duration(eta),
         updated_at=format_time(now),
     )
+
+
+def checkpoint_of(worker: WorkerStatus, before: Checkpoint | None, output: str, now: datetime) -> Checkpoint | None:
+    """Return the checkpoint that the next attempt goes on from.
+
+    Args:
+        worker: What it tells.
+        before: As the status says it.
+        output: `spec.output.uri`: a checkpoint that does not lie there is none.
+        now: The time.
+    """
+    told = worker.checkpoint
+    if told is None or not told.uri.startswith(output.rstrip("/") + "/"):
+        return before
+    if before is not None and (before.step, before.uri) == (told.step, told.uri):
+        return before
+    return Checkpoint(step=told.step, uri=told.uri, time=format_time(now))
 
 
 def _count(value: int | None) -> int | None:

@@ -6,6 +6,7 @@ from peftjob_testkit.decisions import Case, every, result, word
 
 FAILED = "Pod default/tune-1-1 has failed"
 DISRUPTED = "Pod default/tune-1-1-x has condition DisruptionTarget matching FailJob rule at index 0"
+SAVED = {"step": 8, "uri": f"{URI}/checkpoints/step-00000008-claim-1"}
 TOUCHED = running(progress={"step": 3, "totalSteps": 9, "updatedAt": at(-5)})
 AT_ONCE = {"retryAt": at()}
 
@@ -49,6 +50,15 @@ def again(
 
 
 SUCCESS = [
+    Case(
+        "a published adapter makes checkpoints obsolete",
+        peftjob(running(checkpoint={**SAVED, "time": at(-60)})),
+        [child_job(complete=True)],
+        [worker(0, exit_code=0, word=result(status={"step": 9, "checkpoint": SAVED})), worker(1, exit_code=0)],
+        want_state="Succeeded",
+        want_conditions={"Succeeded": ("True", "AdapterPublished")},
+        want_status={"checkpoint": None},
+    ),
     Case(
         "a result from rank 0",
         peftjob(running()),
@@ -231,6 +241,14 @@ AGAIN = [
         words="no answer",
         counts=(1, 0),
         **AT_ONCE,
+    ),
+    again(
+        "an interrupted worker's last checkpoint is known before the next attempt is asked for",
+        worker(0, exit_code=75, word=word("Interrupted", 75, status={"step": 8, "checkpoint": SAVED})),
+        worker(1, exit_code=75),
+        reason="Disrupted",
+        counts=(0, 1),
+        checkpoint={**SAVED, "time": at()},
     ),
     again(
         "retryable: the third time after a pause",

@@ -15,6 +15,7 @@ RESOLVED = {
     "learningRate": 0.001,
     "epochs": 3.0,
 }
+SAVED = {"step": 20, "uri": f"{ADAPTER['uri']}/checkpoints/step-00000020-claim-1"}
 SUSPENDED = condition("Suspended", "True", "Suspended", "spec.suspend is true: no workers, until it is false")
 HELD = condition("WorkersReady", "False", "Suspended", "spec.suspend is true: no workers, until it is false")
 QUEUED = condition("Suspended", "True", "Queued", "a queue holds tune-1 back")
@@ -130,6 +131,30 @@ WORK = [
         GANG,
         seen=said(resolved=RESOLVED),
         want_status={"plan": PLAN, "resolved": RESOLVED},
+    ),
+    Case(
+        "a checkpoint, by the operator's clock",
+        peftjob(running()),
+        [child_job()],
+        GANG,
+        seen=said(checkpoint=SAVED),
+        want_status={"checkpoint": {**SAVED, "time": at()}},
+    ),
+    Case(
+        "the same checkpoint again: no write",
+        peftjob(running(checkpoint={**SAVED, "time": at(-60)})),
+        [child_job()],
+        GANG,
+        seen=said(checkpoint=SAVED),
+        want_no_write=True,
+    ),
+    Case(
+        "a checkpoint that lies elsewhere is none",
+        peftjob(running()),
+        [child_job()],
+        GANG,
+        seen=said(checkpoint={**SAVED, "uri": "s3://elsewhere/checkpoints/step-00000020-claim-1"}),
+        want_no_write=True,
     ),
     Case(
         "a worker that ends first leaves the gang running",

@@ -31,6 +31,14 @@ def pulling(reason: str, message: str = "") -> list[dict[str, object]]:
 
 CASES = [
     Case(
+        "an attempt after a checkpoint says from where it goes on",
+        peftjob(status(1, retryAt=at(-1), checkpoint={"step": 8, "uri": "s3://out", "time": at(-60)})),
+        want_actions=["create 2"],
+        want_state="Starting",
+        want_conditions={"WorkersReady": UNREADY},
+        want_words=["attempt 2: 2 worker pods asked for, to go on after step 8"],
+    ),
+    Case(
         "a new PeftJob gets its first attempt, written down before it is made",
         peftjob(),
         want_actions=["create 1"],

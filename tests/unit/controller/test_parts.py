@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from peftjob_api import PeftJobStatus, Progress, Reason
+from peftjob_api import Checkpoint, PeftJobStatus, Progress, Reason
 from peftjob_operator.decide import decide
 from peftjob_operator.events import Announcement, announcements, event
 from peftjob_operator.restart import Cause, Counts, judge, pause
@@ -147,6 +147,15 @@ def test_events_about_workers(before: tuple[str, str], after: tuple[str, str], w
         )
 
     assert [(t.type, t.reason) for t in announcements(status(before), status(after))] == want
+
+
+def test_the_first_checkpoint_is_an_event_and_no_other() -> None:
+    none, first, second = (
+        PeftJobStatus(attempt=1, checkpoint=step and Checkpoint(step=step, uri=f"s3://out/{step}", time="t"))
+        for step in (None, 5, 10)
+    )
+    assert [(t.reason, "s3://out/5" in t.message) for t in announcements(none, first)] == [("Checkpointed", True)]
+    assert announcements(first, second) == []
 
 
 def test_an_event_is_about_the_peftjob_and_bounded() -> None:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from counting import count_collectives
 from peftjob_api import PeftJob, RunConfig
 from peftjob_trainer import session, train, writing
+from peftjob_trainer.checkpoints.keeper import Checkpoints
 from peftjob_trainer.handoff import Go, Place, end_process
 from peftjob_trainer.methods import Method
 from peftjob_trainer.progress import Progress
@@ -126,6 +127,8 @@ def do(
         device,
         Progress(),
         lambda: False,
+        Checkpoints(spec.checkpoint),
+        {},
     )
     calls.clear()
     history = train.train(run)

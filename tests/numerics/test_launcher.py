@@ -77,8 +77,13 @@ def left_at(body: dict[str, Any]) -> list[str]:
 
 def wait_for_step(launched: Launched, step: int) -> None:
     """Wait until a run has made so many steps."""
+    wait_for(launched, f"step {step}/")
+
+
+def wait_for(launched: Launched, words: str) -> None:
+    """Wait until a run has said some words."""
     deadline = time.monotonic() + 240
-    while f"step {step}/" not in launched.log:
+    while words not in launched.log:
         assert launched.process.poll() is None, launched.log
         assert time.monotonic() < deadline, launched.log
         time.sleep(0.1)
@@ -180,9 +185,33 @@ def test_sigterm_ends_all_ranks_after_a_step(
     last = launched.last_word()
     assert last["reason"] == "Interrupted"
     assert "ended after step" in last["message"]
-    assert last["status"]["step"] >= 3
+    step = last["status"]["checkpoint"]["step"]
+    assert step == last["status"]["step"] >= 3
     assert launched.ranks() == {}
-    assert left_at(body) == [], "nobody comes again, so the output is as it was"
+    again = launch(tmp_path / "again", body)
+    wait_for_step(again, step + 1)
+    assert f"going on after step {step}, from " in again.log
+    assert f"step {step}/" not in again.log
+
+
+def test_a_killed_run_goes_on_to_the_very_same_adapter(
+    finished: tuple[Launched, dict[str, Any]], launch: Launch, job: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """Launcher and ranks die at once, as with their node, in some step after a checkpoint."""
+    spec = {**finished[1]["spec"], "checkpoint": {"everySteps": 3}}
+    body = {**finished[1], "spec": {**spec, "output": job()["spec"]["output"]}}
+    first = launch(tmp_path / "first", body)
+    wait_for(first, "checkpoint of step ")
+    first.process.kill()
+    assert first.wait() == -signal.SIGKILL
+    again = launch(tmp_path / "again", body)
+    assert again.wait() == 0, again.log
+    assert "going on after step " in again.log
+    files = [adapter_of(each) / "adapter_model.safetensors" for each in (finished[1], body)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    told = [json.loads((adapter_of(each) / "metrics.json").read_text()) for each in (finished[1], body)]
+    assert [s["loss"] for s in told[0]["history"]["steps"]] == [s["loss"] for s in told[1]["history"]["steps"]]
+    assert not (adapter_of(body) / "checkpoints").exists()
 
 
 def test_sigterm_reaches_one_rank_and_all_agree(

@@ -15,7 +15,8 @@ Who may take it (`decide`):
   person who knows: the message says which object.)
 
 The claim is also the write-ahead record of publishing: `files` names what may be written before it is, so that what a
-killed gang left behind is known as ours; `manifest` is set by the one conditional write that commits the adapter.
+killed gang left behind is known as ours; `manifest` is set by the one conditional write that commits the adapter. In
+the same way `checkpoints` lists what the next gang may go on from.
 """
 
 import json
@@ -31,6 +32,7 @@ from peftjob_api.constants import CLAIM_NAME
 from peftjob_api.worker import WireModel
 from pydantic import Field, ValidationError
 
+from .checkpoints.names import claim_number
 from .exits import TrainerError
 from .storage import ConditionsUnsupported, ObjectNotFound, PreconditionFailed, Store
 
@@ -67,6 +69,20 @@ class Manifest(WireModel):
         return (json.dumps(self.to_wire(), indent=1, sort_keys=True) + "\n").encode()
 
 
+class CheckpointEntry(WireModel):
+    """A checkpoint that counts."""
+
+    step: int
+    folder: str
+    """Key below which it lies."""
+    sha256: str
+    """Of its manifest."""
+    files: list[str]
+    """Keys of all that it needs."""
+    best_step: int | None = None
+    """The step of the best evaluation up to then."""
+
+
 class ClaimRecord(WireModel):
     """The content of the claim object."""
 
@@ -83,6 +99,8 @@ class ClaimRecord(WireModel):
     """Gangs, and uids of deleted PeftJobs, that lost the claim and never get it back."""
     files: list[str] = Field(default_factory=list)
     """Keys at the prefix that this PeftJob's gangs wrote or were about to write."""
+    checkpoints: list[CheckpointEntry] = Field(default_factory=list)
+    """From the oldest on; what lies at the prefix beside them is none."""
     manifest: Manifest | None = None
     """Set when the adapter is committed: what `manifest.json` holds."""
 
@@ -108,6 +126,8 @@ def decide(
         TrainerError: `OUTPUT_OCCUPIED` or `SUPERSEDED`.
     """
     ours = {CLAIM_NAME, *(record.files if record else ())}
+    if record is not None:
+        ours |= {key for key in keys if claim_number(key) is not None}
     foreign = [key for key in keys if key not in ours]
     if record is not None and record.uid != identity.uid:
         owner = f"the PeftJob {record.namespace}/{record.name} (uid {record.uid})"
@@ -257,6 +277,14 @@ class Claim:
         files = sorted({*self._record.files, *names})
         self._advance(self._record.model_copy(update={"files": files, "manifest": None}))
 
+    def list_checkpoints(self, entries: Sequence[CheckpointEntry]) -> None:
+        """Declare what checkpoints there are: those, and no others.
+
+        Raises:
+            TrainerError: `SUPERSEDED`.
+        """
+        self._advance(self._record.model_copy(update={"checkpoints": list(entries)}))
+
     def commit(self, manifest: Manifest) -> None:
         """Declare the files of a manifest to be the PeftJob's adapter, once and for all.
 
@@ -266,13 +294,14 @@ class Claim:
         self._advance(self._record.model_copy(update={"manifest": manifest}))
 
     def release(self) -> None:
-        """Take the claim away again, if it is still this gang's and no file was written under it.
+        """Take the claim away again, if it is still this gang's and nothing that counts was written under it.
 
         Called when the PeftJob has failed for good, so that its output is as it was. A gang that takes the claim at
         the same moment may find it removed, and ends.
         """
         self.check()
-        if not self._record.files and self._record.manifest is None:
+        record = self._record
+        if not record.files and not record.checkpoints and record.manifest is None:
             self.store.delete(CLAIM_NAME)
 
     def _advance(self, record: ClaimRecord) -> None:
@@ -307,6 +336,7 @@ def _successor(before: ClaimRecord | None, identity: JobIdentity, attempt: int, 
         number=before.number + 1 if before else 1,
         superseded=list(dict.fromkeys(superseded))[-MAX_REMEMBERED:],
         files=before.files if before else [],
+        checkpoints=before.checkpoints if before and before.uid == identity.uid else [],
         # A committed adapter of ours stays committed until a new commit replaces it.
         manifest=before.manifest if before and before.uid == identity.uid else None,
     )

@@ -17,6 +17,7 @@ _CODES: dict[Reason, ExitCode] = {
     Reason.BUCKET_NOT_FOUND: ExitCode.INPUT_NOT_FOUND,
     Reason.BASE_MODEL_CORRUPT: ExitCode.BAD_DATA,
     Reason.ADAPTER_UNSUITABLE: ExitCode.BAD_DATA,
+    Reason.CHECKPOINT_UNSUITABLE: ExitCode.BAD_DATA,
     Reason.DATASET_COLUMN_MISSING: ExitCode.BAD_DATA,
     Reason.DATASET_MALFORMED: ExitCode.BAD_DATA,
     Reason.DATASET_EMPTY: ExitCode.BAD_DATA,

@@ -94,6 +94,10 @@ class History:
                 best = record
         return best
 
+    def has_evaluated(self, step: int) -> bool:
+        """Tell whether the validation data was evaluated after a step."""
+        return any(record.step == step and record.split == "validation" for record in self.evaluations)
+
     def last(self, split: str) -> EvalRecord | None:
         """Return the last evaluation of a split."""
         return next((r for r in reversed(self.evaluations) if r.split == split), None)

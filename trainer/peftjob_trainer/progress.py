@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
-from peftjob_api import PlanInfo, ResolvedInfo, WorkerStatus
+from peftjob_api import CheckpointInfo, PlanInfo, ResolvedInfo, WorkerStatus
 from peftjob_api.constants import METRICS_PATH, STATUS_PATH
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -43,6 +43,7 @@ class Progress:
         self._json = log_format == "JSON"
         self._log_every = log_every
         self._status = WorkerStatus(attempt=attempt)
+        self._lock = threading.Lock()
         self._training_since: float | None = None
         self._first_step = 0
 
@@ -63,6 +64,10 @@ class Progress:
         """Tell by what is trained."""
         self._set(resolved=resolved)
         log.info("training by: %s", ", ".join(f"{name} {value}" for name, value in resolved.to_wire().items()))
+
+    def checkpoint(self, info: CheckpointInfo) -> None:
+        """Tell of a checkpoint that was written, or gone on from."""
+        self._set(checkpoint=info)
 
     def step(self, record: StepRecord, total_steps: int) -> None:
         """Tell of a finished step."""
@@ -93,7 +98,8 @@ class Progress:
         self._say(f"step {record.step}  {record.split}: {shown}")
 
     def _set(self, **fields: Any) -> None:
-        self._status = self._status.model_copy(update={**fields, "updated_at": time.time()})
+        with self._lock:  # checkpoints are told of by a thread of their own
+            self._status = self._status.model_copy(update={**fields, "updated_at": time.time()})
 
     def _say(self, line: str) -> None:
         if not self._talks:

@@ -10,7 +10,8 @@ is what makes it safe; `claim` explains who may write:
    claim shows every one as it wrote it;
 3. the claim is swapped for one that holds the manifest. This one conditional write is the commit: a superseded gang's
    fails;
-4. `manifest.json`, for readers. If the gang dies before it, the next one finds the commit and writes it.
+4. `manifest.json`, for readers. If the gang dies before it, the next one finds the commit and writes it;
+5. the checkpoints go: nobody needs them any more.
 
 An ETag is a hash of content, so a write that finds the very same bytes as before cannot tell that they were replaced
 by equal ones in between: harmless, unless a superseded gang's own file then differs, which needs three gangs of which
@@ -29,6 +30,7 @@ from peftjob_api import AdapterInfo, JobIdentity, Reason
 from peftjob_api.constants import CLAIM_NAME, MANIFEST_NAME
 from pydantic import ValidationError
 
+from .checkpoints.names import remove_all as remove_checkpoints
 from .claim import Claim, FileEntry, Manifest, read_claim
 from .exits import TrainerError
 from .storage import ObjectNotFound, PreconditionFailed, Store
@@ -90,6 +92,7 @@ def find_published(store: Store, uri: str, identity: JobIdentity) -> AdapterInfo
         log.warning("%s: the published adapter is incomplete (%s): it is made again", uri, ", ".join(missing))
         return None
     _write_manifest(store, manifest)
+    remove_checkpoints(store)
     return _info(uri, manifest)
 
 
@@ -132,6 +135,7 @@ def publish(
     )
     claim.commit(manifest)
     _write_manifest(store, manifest)
+    remove_checkpoints(store)
     stale = [o.key for o in store.list() if o.key not in {*files, CLAIM_NAME, MANIFEST_NAME}]
     if stale:
         log.warning("%s: no part of this adapter, left by an earlier gang: %s", uri, ", ".join(stale))

@@ -22,6 +22,10 @@ from transformers import AutoTokenizer
 
 from . import initial
 from .checkpointing import checkpoint_blocks
+from .checkpoints.keeper import Checkpoints
+from .checkpoints.resume import go_on
+from .checkpoints.stored import Stored
+from .checkpoints.suits import numerics
 from .claim import Claim
 from .data import Splits, load_splits
 from .exits import TrainerError
@@ -95,7 +99,13 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
     claim, published = take_claim(go) if place.rank == 0 else (None, None)
     if agree(published is not None, device):
         return published
+    stored = Stored(claim, spec.checkpoint.keep_last, go.work) if claim is not None else None
+    checkpoints = Checkpoints(spec.checkpoint, stored, progress.checkpoint)
     try:
+        job = numerics(spec, str(precision), len(splits.train.examples))
+        found = go_on(stored, job, sharded.shapes(), device)
+        if found is not None:
+            checkpoints.resumed(found[0])
         loop = Run(
             spec=spec,
             task=task_of(spec, tokenizer.pad_token_id, splits.labels, tokenizer),
@@ -105,10 +115,14 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
             device=device,
             progress=progress,
             interrupted=on_sigterm(),
+            checkpoints=checkpoints,
+            job=job,
+            start=found[1] if found else None,
         )
         history = train(loop)
         if splits.test is not None:
             evaluate_split(loop, history, "test")
+        checkpoints.close()
         if claim is None:
             store.wait([_TRAINED_KEY], COLLECTIVE_TIMEOUT)  # rank 0 may still be in the last collective
             if merge is not None:
@@ -129,8 +143,12 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
         if merge is not None:
             merge.finish()
     except Exception as error:
-        if claim is not None and (go.releases_claim or explain(error).code in PERMANENT):
-            release(claim)
+        checkpoints.close()
+        failure = explain(error)
+        if claim is not None and (go.releases_claim or failure.code in PERMANENT):
+            # A checkpoint that does not suit is good for the job as it was.
+            over = failure.code in PERMANENT and failure.reason is not Reason.CHECKPOINT_UNSUITABLE
+            release(claim, stored if over else None)
         raise
     progress.phase("Done")
     log.info("published %s: %.2f MB, sha256 of manifest.json %s", adapter.uri, adapter.size_bytes / 1e6, adapter.sha256)
@@ -328,9 +346,16 @@ def take_claim(go: Go) -> tuple[Claim, AdapterInfo | None]:
     return claim, find_published(claim.store, output, go.run.job)
 
 
-def release(claim: Claim) -> None:
-    """Leave the output as it was, for nobody of this PeftJob comes again; a failure to do so hides no cause."""
+def release(claim: Claim, stored: Stored | None) -> None:
+    """Leave the output as it was, for nobody of this PeftJob comes again; a failure to do so hides no cause.
+
+    Args:
+        claim: Taken back unless something counts that was written under it.
+        stored: The checkpoints, if nobody is to go on from them either.
+    """
     try:
+        if stored is not None:
+            stored.clear()
         claim.release()
     except Exception as error:
         log.warning("%s: the claim stays there: %s", claim.store.uri, error)

@@ -1,5 +1,7 @@
 """When the validation data is evaluated, and when training ends early; pure. Called by `train`."""
 
+from collections.abc import Sequence
+
 from peftjob_api import PeftJobSpec
 from peftjob_api.metrics import LOWER_IS_BETTER
 
@@ -14,23 +16,18 @@ def evaluates_after(spec: PeftJobSpec, step: int, steps_per_epoch: int, total_st
     return step % every == 0 or step == total_steps
 
 
-class Patience:
-    """Counts evaluations in a row without improvement, for `training.earlyStopping`."""
-
-    def __init__(self, spec: PeftJobSpec) -> None:
-        self._metric = deciding_metric(spec)
-        self._rule = spec.training.early_stopping
-        self._best: float | None = None
-        self._in_vain = 0
-
-    def is_over(self, record: EvalRecord) -> bool:
-        """Count an evaluation; tell whether training stops."""
-        if self._rule is None:
-            return False
-        value = record.metrics[METRIC_KEYS[self._metric]]
-        handicap = self._rule.min_delta if self._metric in LOWER_IS_BETTER else -self._rule.min_delta
-        if is_better(self._metric, value + handicap, self._best):
-            self._best, self._in_vain = value, 0
+def is_out_of_patience(spec: PeftJobSpec, evaluations: Sequence[EvalRecord]) -> bool:
+    """Tell whether training stops early, after some evaluations: `training.earlyStopping` counts those in vain."""
+    rule, metric = spec.training.early_stopping, deciding_metric(spec)
+    if rule is None:
+        return False
+    handicap = rule.min_delta if metric in LOWER_IS_BETTER else -rule.min_delta
+    best: float | None = None
+    in_vain = 0
+    for record in evaluations:
+        value = record.metrics[METRIC_KEYS[metric]]
+        if is_better(metric, value + handicap, best):
+            best, in_vain = value, 0
         else:
-            self._in_vain += 1
-        return self._in_vain >= self._rule.patience
+            in_vain += 1
+    return in_vain >= rule.patience

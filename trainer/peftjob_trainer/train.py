@@ -6,28 +6,31 @@ number of ranks and of micro steps changes nothing. Randomness is a function of 
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from peftjob_api import PeftJobSpec, Reason
+from peftjob_api import Reason
 
 from .batches import Batching
+from .checkpoints.keeper import Checkpoints
+from .checkpoints.state import TrainingState
+from .course import Course
 from .data import Sample, Splits
 from .evaluate import evaluate
 from .exits import TrainerError
-from .history import METRIC_KEYS, EvalRecord, History, StepRecord, deciding_metric, is_better
+from .history import EvalRecord, History, StepRecord
 from .methods import Method
-from .order import DEFAULT_MICRO_BATCH, global_batch, length_of
+from .order import DEFAULT_MICRO_BATCH, Length, global_batch, length_of
 from .progress import Progress
 from .resolve import ResolvedSpec
 from .schedule import learning_rate
 from .sharding import Sharded, measured
-from .stopping import Patience, evaluates_after
+from .stopping import evaluates_after, is_out_of_patience
 from .tasks import Task
 from .writing import evaluate_writing
 
@@ -48,6 +51,11 @@ class Run:
     progress: Progress
     interrupted: Callable[[], bool]
     """Whether this rank was told to stop (SIGTERM)."""
+    checkpoints: Checkpoints
+    job: Mapping[str, Any]
+    """What the run's numbers depend on: see `checkpoints.suits`."""
+    start: TrainingState | None = None
+    """To go on from."""
 
     @property
     def batching(self) -> Batching:
@@ -65,43 +73,60 @@ def train(run: Run) -> History:
     """Train to the end, leave the best step's adapter in the model, and return what happened.
 
     Raises:
-        TrainerError: `NON_FINITE_LOSS` (before the update, naming the step), `INTERRUPTED` (after a step, when any
-            rank was told to stop).
+        TrainerError: `NON_FINITE_LOSS` (before the update, naming the step), `INTERRUPTED` (after a step and its
+            checkpoint, when any rank was told to stop), `SUPERSEDED` (by a newer gang, as a checkpoint found out).
+    """
+    spec, course = run.spec, Course(run.sharded, run.method, run.job)
+    if run.start is not None:
+        course.go_on(run.start)
+    length = length_of(
+        len(run.splits.train.examples), spec.training.batch_size, spec.training.epochs, spec.training.max_steps
+    )
+    run.sharded.model.train()
+    run.progress.phase("Training")
+    while True:
+        step, history = course.step, course.history
+        is_due = step > 0 and evaluates_after(spec, step, length.steps_per_epoch, length.total_steps)
+        if is_due and not history.has_evaluated(step):
+            course.evaluated(evaluate_split(run, history, "validation"))
+        if step == length.total_steps or is_out_of_patience(spec, history.evaluations):
+            break
+        run.checkpoints.offer(step, course.state)
+        stop = take_step(run, history, step + 1, length)
+        if stop and course.step < length.total_steps:
+            saved = run.checkpoints.stop(course.step, course.state)
+            raise TrainerError(Reason.INTERRUPTED, f"told to stop (SIGTERM): ended after step {course.step}, {saved}")
+    course.restore_best()
+    return course.history
+
+
+def take_step(run: Run, history: History, step: int, length: Length) -> bool:
+    """Take one optimiser step (from 1) and record it; return whether any rank was told to stop.
+
+    Raises:
+        TrainerError: `NON_FINITE_LOSS`.
     """
     training, sharded, examples = run.spec.training, run.sharded, run.splits.train.examples
-    length = length_of(len(examples), training.batch_size, training.epochs, training.max_steps)
-    history, best, patience = History(), Best(run.spec), Patience(run.spec)
-    sharded.model.train()
-    run.progress.phase("Training")
-    for step in range(1, length.total_steps + 1):
-        started = time.monotonic()
-        batch = global_batch(len(examples), training.batch_size, training.seed, step)
-        with ExitStack() as stack:
-            measures = step == min(MEASURED_STEP, length.total_steps) and dist.get_rank() == 0
-            measurement = stack.enter_context(measured(sharded)) if measures else None
-            local_loss = forward_backward(run, step, [examples[i] for i in batch])
-        loss, stop = sharded.reduce(local_loss, float(run.interrupted()))
-        norm = sharded.clip(training.max_grad_norm)
-        check_finite(step, loss, norm)
-        rate = learning_rate(training, step, length.total_steps)
-        sharded.step(rate)
-        run.method.after_step(sharded.model, step, length.total_steps)
-        sharded.forget_gradients()
-        seconds = time.monotonic() - started
-        tokens = sum(examples[i].length for i in batch)
-        record = StepRecord(step, step / length.steps_per_epoch, loss, rate, norm, tokens / seconds, seconds)
-        history.steps.append(record)
-        history.base_bytes = measurement.result() if measurement else history.base_bytes
-        run.progress.step(record, length.total_steps)
-        if stop and step < length.total_steps:
-            raise TrainerError(Reason.INTERRUPTED, f"told to stop (SIGTERM): ended after step {step}")
-        if evaluates_after(run.spec, step, length.steps_per_epoch, length.total_steps):
-            found = evaluate_split(run, history, "validation")
-            best.offer(found, sharded)
-            if patience.is_over(found):
-                break
-    best.restore(sharded)
-    return history
+    started = time.monotonic()
+    batch = global_batch(len(examples), training.batch_size, training.seed, step)
+    with ExitStack() as stack:
+        measures = step == min(MEASURED_STEP, length.total_steps) and dist.get_rank() == 0
+        measurement = stack.enter_context(measured(sharded)) if measures else None
+        local_loss = forward_backward(run, step, [examples[i] for i in batch])
+    loss, stop = sharded.reduce(local_loss, float(run.interrupted() or run.checkpoints.is_superseded))
+    norm = sharded.clip(training.max_grad_norm)
+    check_finite(step, loss, norm)
+    rate = learning_rate(training, step, length.total_steps)
+    sharded.step(rate)
+    run.method.after_step(sharded.model, step, length.total_steps)
+    sharded.forget_gradients()
+    seconds = time.monotonic() - started
+    tokens = sum(examples[i].length for i in batch)
+    record = StepRecord(step, step / length.steps_per_epoch, loss, rate, norm, tokens / seconds, seconds)
+    history.steps.append(record)
+    history.base_bytes = measurement.result() if measurement else history.base_bytes
+    run.progress.step(record, length.total_steps)
+    return bool(stop)
 
 
 def forward_backward(run: Run, step: int, batch: list[Sample]) -> float:
@@ -163,23 +188,3 @@ def evaluate_split(run: Run, history: History, split: str) -> EvalRecord:
     run.progress.evaluation(record)
     run.progress.phase(before)
     return record
-
-
-class Best:
-    """The adapter of the best evaluation so far."""
-
-    def __init__(self, spec: PeftJobSpec) -> None:
-        self._metric = deciding_metric(spec)
-        self._value: float | None = None
-        self._snapshot: dict[str, torch.Tensor] | None = None
-
-    def offer(self, record: EvalRecord, sharded: Sharded) -> None:
-        """Keep the adapter as it is now, if this evaluation is the best one; the first of equals stays."""
-        value = record.metrics[METRIC_KEYS[self._metric]]
-        if is_better(self._metric, value, self._value):
-            self._value, self._snapshot = value, sharded.snapshot()
-
-    def restore(self, sharded: Sharded) -> None:
-        """Put it back; without any evaluation, the last step's adapter stays."""
-        if self._snapshot is not None:
-            sharded.restore(self._snapshot)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from peftjob_api import PeftJobSpec
 from peftjob_trainer.history import EvalRecord
-from peftjob_trainer.stopping import Patience, evaluates_after
+from peftjob_trainer.stopping import evaluates_after, is_out_of_patience
 
 
 def spec(*, kind: str = "SequenceClassification", validation: bool = True, **training: Any) -> PeftJobSpec:
@@ -59,7 +59,6 @@ def test_evaluated_steps(job: PeftJobSpec, want: list[int]) -> None:
     ],
 )
 def test_early_stopping(job: PeftJobSpec, values: list[float], want: int | None) -> None:
-    patience = Patience(job)
     records = [EvalRecord(n, "validation", {"loss": value, "accuracy": value}) for n, value in enumerate(values)]
-    over = [patience.is_over(record) for record in records]
+    over = [is_out_of_patience(job, records[: n + 1]) for n in range(len(records))]
     assert (over.index(True) + 1 if True in over else None) == want

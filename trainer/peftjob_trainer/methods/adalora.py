@@ -12,6 +12,7 @@ from .layers import adapted, linear_targets
 
 _ANY_TOTAL = 1000
 """Steps, while nobody has counted the data."""
+_IMPORTANCE, _UNCERTAINTY, _RANKS = "importance.", "uncertainty.", "ranks."
 
 
 class AdaLoRA(Method):
@@ -72,6 +73,24 @@ class AdaLoRA(Method):
         config.tinit, config.tfinal = _phases(self.settings, total_steps)
         model.base_model.update_and_allocate(step)
 
+    def running_state(self, model: Any) -> dict[str, torch.Tensor]:
+        """Return the importance of each parameter with its uncertainty, and which ranks the last distribution left."""
+        allocator, pattern = model.base_model.rankallocator, model.peft_config["default"].rank_pattern or {}
+        kept = {f"{_RANKS}{name}": torch.tensor(ranks) for name, ranks in pattern.items()}
+        averages = [(_IMPORTANCE, allocator.exp_avg_ipt), (_UNCERTAINTY, allocator.exp_avg_unc)]
+        return kept | {f"{kind}{name}": mean for kind, means in averages for name, mean in means.items()}
+
+    def load_running_state(self, model: Any, tensors: dict[str, torch.Tensor]) -> None:
+        """See `Method`."""
+        allocator, device = model.base_model.rankallocator, next(iter(trainable(model).values())).device
+        allocator.reset_ipt()
+        for name, mean in _named(tensors, _IMPORTANCE).items():
+            allocator.exp_avg_ipt[name] = mean.to(device)
+            allocator.ipt[name] = torch.zeros_like(mean)  # that of the step: there it tells that the averages are known
+        allocator.exp_avg_unc = {name: mean.to(device) for name, mean in _named(tensors, _UNCERTAINTY).items()}
+        ranks = {name: kept.tolist() for name, kept in _named(tensors, _RANKS).items()}
+        model.peft_config["default"].rank_pattern = ranks
+
     def save(self, model: Any, folder: Path, base: str, revision: str | None) -> None:
         """Write the adapter without the ranks that are zero.
 
@@ -83,6 +102,10 @@ class AdaLoRA(Method):
             f"{name.removeprefix(prefix)}.lora_E": ranks for name, ranks in kept.items()
         }
         super().save(model, folder, base, revision)
+
+
+def _named(tensors: dict[str, torch.Tensor], kind: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(kind): tensor for name, tensor in tensors.items() if name.startswith(kind)}
 
 
 def _phases(adalora: AdaLoRAMethod, total: int) -> tuple[int, int]:

@@ -103,6 +103,14 @@ class Method(ABC):
     def after_step(self, model: Any, step: int, total_steps: int) -> None:  # noqa: B027 (most have nothing to do)
         """Do what the method does between two steps (from 1), the same on all ranks; gradients are still there."""
 
+    def running_state(self, model: Any) -> dict[str, torch.Tensor]:
+        """Return what the method keeps from step to step beside its parameters, the same on all ranks."""
+        return {}
+
+    def load_running_state(self, model: Any, tensors: dict[str, torch.Tensor]) -> None:
+        """Set what `running_state` returned."""
+        assert not tensors, f"{self.spec.method.type} keeps nothing"
+
     def state(self, model: Any) -> dict[str, torch.Tensor]:
         """Return what `save` writes, by name in the file."""
         found: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)

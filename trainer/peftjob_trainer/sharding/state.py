@@ -6,7 +6,7 @@ class is not used: it wants one dtype for all parameters, and an optimiser of it
 the base nothing of DeepSpeed takes part in a step: it is plain data parallelism.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +19,13 @@ from .reduce import Reducer
 from .zero3 import Gathering, default_room, whole_bytes
 
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+"""As AdamW names them."""
+
+
+def flat(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Return a copy of tensors, one behind the other, on the CPU."""
+    return torch.cat([tensor.detach().flatten() for tensor in tensors]).cpu()
 
 
 class Sharded:
@@ -110,10 +117,40 @@ class Sharded:
         return {name: p.detach().cpu().clone() for name, p in self.trained.items()}
 
     @torch.no_grad()
-    def restore(self, snapshot: dict[str, torch.Tensor]) -> None:
-        """Put a snapshot back."""
-        for name, parameter in self.trained.items():
-            parameter.copy_(snapshot[name])
+    def restore(self, trained: torch.Tensor) -> None:
+        """Set what is trained to values, flat and fp32, in the order of `trained`."""
+        sizes = [p.numel() for p in self.trained.values()]
+        for parameter, values in zip(self.trained.values(), trained.split(sizes), strict=True):
+            parameter.copy_(values.view_as(parameter))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return copies of what is trained and of the optimiser's moments, after at least one step.
+
+        On the CPU, flat and fp32, in the order of `trained`; `updates` has the number of steps of each parameter
+        (int64). The same on all ranks of every shard group.
+        """
+        each = [self.optimizer.state[p] for p in self.trained.values()]
+        return {
+            "trained": flat(self.trained.values()),
+            **{moment: flat(state[moment] for state in each) for moment in _MOMENTS},
+            "updates": torch.tensor([int(state["step"]) for state in each]),
+        }
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Set what `state` returned: the next step is the one that would have followed it."""
+        self.restore(state["trained"])
+        sizes = [p.numel() for p in self.trained.values()]
+        for moment in _MOMENTS:
+            for parameter, values in zip(self.trained.values(), state[moment].split(sizes), strict=True):
+                own = self.optimizer.state[parameter][moment] = torch.empty_like(parameter)
+                own.copy_(values.view_as(parameter))
+        for parameter, updates in zip(self.trained.values(), state["updates"].tolist(), strict=True):
+            self.optimizer.state[parameter]["step"] = torch.tensor(float(updates))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each trained parameter, in the order of `trained`."""
+        return {name: tuple(p.shape) for name, p in self.trained.items()}
 
     def gradients(self) -> dict[str, torch.Tensor]:
         """Return the gradients by name, fp32; of the world after `reduce`."""

@@ -11,8 +11,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from peftjob_api import Reason
@@ -99,9 +99,19 @@ class FileStore(Store):
             temporary.replace(path)
 
     def delete(self, key: str) -> None:
-        """See `Store.delete`."""
+        """See `Store.delete`; folders that are empty then go, too."""
+        path = self._path(key)
         with self._told(key), self._locked():
-            self._path(key).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            for folder in path.relative_to(self._root).parents[:-1]:
+                with suppress(OSError):  # gone, or not empty
+                    (self._root / folder).rmdir()
+
+    def unfinished(self, prefix: str) -> Sequence[str]:
+        """See `Store.unfinished`."""
+        with self._told():
+            paths = [path.relative_to(self._root).as_posix() for path in self._root.rglob(f"{_TEMPORARY}*")]
+        return [key for key in paths if key.startswith(prefix)]
 
     def _path(self, key: str) -> Path:
         """Return the file of a key; a key that leaves the folder is a mistake of ours."""

@@ -5,7 +5,7 @@ Used by `claim` and `publish`, which build fencing on nothing but the conditions
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self, TypeVar
@@ -156,6 +156,10 @@ class Store(ABC):
     @abstractmethod
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
+
+    def unfinished(self, prefix: str) -> Sequence[str]:
+        """Return keys, for `delete`, of what writes that were killed left below a prefix; most stores hide it."""
+        return ()
 
 
 class Patience:

@@ -1,0 +1,150 @@
+"""When a checkpoint is due, and that no step waits for the store."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peftjob_api import CheckpointInfo, Reason
+from peftjob_api.checkpoint_spec import CheckpointSpec
+from peftjob_trainer.checkpoints import keeper
+from peftjob_trainer.checkpoints.keeper import Checkpoints, is_due
+from peftjob_trainer.exits import TrainerError
+
+EVERY_10 = CheckpointSpec(every_steps=10, every_minutes=5.0)
+TIMED = CheckpointSpec(every_minutes=0.5)
+
+
+@pytest.mark.parametrize(
+    ("spec", "step", "last", "seconds", "want"),
+    [
+        (EVERY_10, 9, 0, 0.0, False),
+        (EVERY_10, 10, 0, 0.0, True),
+        (EVERY_10, 12, 0, 0.0, True),
+        (EVERY_10, 12, 10, 0.0, False),
+        (EVERY_10, 20, 12, 0.0, True),
+        (EVERY_10, 13, 12, 300.0, True),
+        (TIMED, 500, 0, 29.0, False),
+        (TIMED, 2, 1, 30.0, True),
+        (TIMED, 0, 0, 900.0, False),
+        (TIMED, 7, 7, 900.0, False),
+    ],
+    ids=[
+        "before the first", "every ten steps", "late, since one was being written", "done late", "then on time again",
+        "by time, though steps are counted too", "not yet by time", "by time", "nothing was done", "nothing is new",
+    ],
+)  # fmt: skip
+def test_due(spec: CheckpointSpec, step: int, last: int, seconds: float, want: bool) -> None:
+    assert is_due(spec, step, last, seconds) is want
+
+
+class Slow:
+    """Takes states; each write lasts until the test lets it end."""
+
+    def __init__(self) -> None:
+        self.may_end = threading.Event()
+        self.began = threading.Event()
+        self.failure: TrainerError | None = None
+
+    def add(self, state: Any) -> CheckpointInfo:
+        self.began.set()
+        assert self.may_end.wait(30)
+        if self.failure is not None:
+            raise self.failure
+        return CheckpointInfo(step=state.step, uri=f"s3://out/{state.step}")
+
+
+class State:
+    """As much of a state as a keeper looks at."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+
+def made(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> tuple[Checkpoints, list[int]]:
+    told: list[int] = []
+    monkeypatch.setattr(keeper.dist, "barrier", lambda: None)
+    return Checkpoints(EVERY_10, slow, lambda info: told.append(info.step)), told  # type: ignore[arg-type]
+
+
+def test_steps_go_on_while_one_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow()
+    checkpoints, told = made(slow, monkeypatch)
+    taken: list[int] = []
+
+    def offer(step: int) -> None:
+        checkpoints.offer(step, lambda: taken.append(step) or State(step))  # type: ignore[func-returns-value]
+
+    for step in range(1, 25):
+        offer(step)
+    assert taken == [10], "one copy at a time is in memory"
+    slow.may_end.set()
+    checkpoints.close()
+    assert told == [10]
+
+
+def test_the_last_one_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow()
+    checkpoints, told = made(slow, monkeypatch)
+    checkpoints.offer(10, lambda: State(10))  # type: ignore[arg-type, return-value]
+    assert slow.began.wait(30)
+    slow.may_end.set()
+    assert checkpoints.stop(13, lambda: State(13)) == "saved as s3://out/13"  # type: ignore[arg-type, return-value]
+    assert told == [10, 13]
+
+
+def test_a_step_that_is_saved_is_not_saved_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow()
+    slow.may_end.set()
+    checkpoints, told = made(slow, monkeypatch)
+    checkpoints.resumed(CheckpointInfo(step=13, uri="s3://out/13"))
+    assert checkpoints.stop(13, lambda: State(13)) == "saved as s3://out/13"  # type: ignore[arg-type, return-value]
+    assert told == [13]
+
+
+def test_the_end_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "STOP_SECONDS", 0.01)
+    slow = Slow()
+    checkpoints, _ = made(slow, monkeypatch)
+    said = checkpoints.stop(13, lambda: State(13))  # type: ignore[arg-type, return-value]
+    slow.may_end.set()
+    assert "no checkpoint of it could be written" in said
+    assert "there is none yet" in said
+
+
+def test_a_store_that_fails_costs_no_step(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    slow = Slow()
+    slow.failure = TrainerError(Reason.STORAGE_UNAVAILABLE, "s3 is away")
+    slow.may_end.set()
+    checkpoints, told = made(slow, monkeypatch)
+    said = checkpoints.stop(13, lambda: State(13))  # type: ignore[arg-type, return-value]
+    assert "s3 is away" in said
+    assert "s3 is away" in caplog.text
+    assert not checkpoints.is_superseded
+    slow.failure = None
+    checkpoints.stop(14, lambda: State(14))  # type: ignore[arg-type, return-value]
+    assert told == [14]
+
+
+def test_a_gang_that_lost_its_claim_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow()
+    slow.failure = TrainerError(Reason.SUPERSEDED, "a newer gang works there")
+    slow.may_end.set()
+    checkpoints, _ = made(slow, monkeypatch)
+    checkpoints.offer(10, lambda: State(10))  # type: ignore[arg-type, return-value]
+    with pytest.raises(TrainerError) as error:
+        checkpoints.stop(11, lambda: State(11))  # type: ignore[arg-type, return-value]
+    assert error.value.reason is Reason.SUPERSEDED
+    assert checkpoints.is_superseded
+
+
+def test_ranks_without_a_store_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper.dist, "barrier", lambda: None)
+    checkpoints = Checkpoints(EVERY_10)
+
+    def never() -> Any:
+        raise AssertionError("it takes no copy")
+
+    checkpoints.offer(10, never)
+    assert checkpoints.stop(10, never) == "rank 0 tells of its checkpoint"
+    checkpoints.close()

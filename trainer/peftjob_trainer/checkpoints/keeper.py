@@ -1,0 +1,135 @@
+"""When a checkpoint is due, and its writing in the background. Held by the loop on every rank; only rank 0's writes.
+
+A step waits for a copy of what is trained and its moments, never for the store: while one checkpoint is being written,
+the next one waits for the first step after it. A store that fails costs a line in the log, and the next one is tried.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Final
+
+import torch.distributed as dist
+from peftjob_api import CheckpointInfo, Reason
+from peftjob_api.checkpoint_spec import CheckpointSpec
+
+from ..exits import TrainerError
+from ..failures import explain
+from .state import TrainingState
+from .stored import Stored
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS: Final = 12.0
+"""For the last checkpoint after SIGTERM: the launcher kills after 20, and a step may have taken some of them."""
+
+
+class Checkpoints:
+    """Of one run."""
+
+    def __init__(
+        self,
+        spec: CheckpointSpec,
+        stored: Stored | None = None,
+        told: Callable[[CheckpointInfo], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin to count.
+
+        Args:
+            spec: `spec.checkpoint`.
+            stored: Where they go; None on ranks that write none.
+            told: Called, from another thread, with each that was written.
+            clock: In seconds.
+        """
+        self._spec, self._stored, self._told, self._clock = spec, stored, told, clock
+        self._pool = ThreadPoolExecutor(1, "checkpoint") if stored is not None else None
+        self._writing: Future[None] | None = None
+        self._step, self._since = 0, clock()
+        self._written: CheckpointInfo | None = None
+        self._error: TrainerError | None = None
+
+    def resumed(self, info: CheckpointInfo) -> None:
+        """Count from a checkpoint that is there."""
+        self._step, self._since, self._written = info.step, self._clock(), info
+        self._told(info)
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether this gang has lost the claim, as the last try to write has shown."""
+        return self._error is not None and self._error.reason is Reason.SUPERSEDED
+
+    def offer(self, step: int, take: Callable[[], TrainingState]) -> None:
+        """Begin to write a checkpoint of a step, if one is due and the one before has been written."""
+        is_free = self._pool is not None and (self._writing is None or self._writing.done())
+        if is_free and is_due(self._spec, step, self._step, self._clock() - self._since):
+            self._begin(step, take)
+
+    def stop(self, step: int, take: Callable[[], TrainingState]) -> str:
+        """Write a checkpoint of a step now, all ranks waiting for it as long as there is time; collective.
+
+        Returns:
+            What became of it, for people.
+
+        Raises:
+            TrainerError: `SUPERSEDED`.
+        """
+        if self._pool is not None:
+            give_up = self._clock() + STOP_SECONDS
+            if self._is_idle(STOP_SECONDS) and (self._written is None or self._written.step != step):
+                self._begin(step, take)
+                self._is_idle(max(0.0, give_up - self._clock()))
+        dist.barrier()  # who ends earlier makes its launcher end the others
+        if self.is_superseded:
+            assert self._error is not None
+            raise self._error
+        if self._pool is None:
+            return "rank 0 tells of its checkpoint"
+        if self._written is not None and self._written.step == step:
+            return f"saved as {self._written.uri}"
+        why = self._error.message if self._error else f"it took more than {STOP_SECONDS:.0f} s"
+        last = f"the last one is {self._written.uri}" if self._written else "there is none yet"
+        return f"no checkpoint of it could be written ({why}); {last}"
+
+    def close(self) -> None:
+        """Wait for what is being written; nothing is from then on."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True)
+
+    def _is_idle(self, seconds: float) -> bool:
+        """Wait so long for what is being written; tell whether it is."""
+        return self._writing is None or not wait([self._writing], seconds).not_done
+
+    def _begin(self, step: int, take: Callable[[], TrainingState]) -> None:
+        assert self._pool is not None
+        self._step, self._since = step, self._clock()
+        self._writing = self._pool.submit(self._write, take())
+
+    def _write(self, state: TrainingState) -> None:
+        assert self._stored is not None
+        try:
+            info = self._stored.add(state)
+        except Exception as error:
+            self._error = explain(error)
+            if not self.is_superseded:
+                log.warning("the checkpoint of step %d is not written: %s", state.step, self._error.message)
+            return
+        self._written, self._error = info, None
+        log.info("checkpoint of step %d: %s", info.step, info.uri)
+        self._told(info)
+
+
+def is_due(spec: CheckpointSpec, step: int, last: int, seconds: float) -> bool:
+    """Tell whether a step is to be saved: every N steps, and every T minutes; pure.
+
+    Args:
+        spec: `spec.checkpoint`.
+        step: The last finished one.
+        last: That was saved, or gone on from; 0: none.
+        seconds: Since then.
+    """
+    if step <= last:
+        return False
+    by_steps = spec.every_steps is not None and step // spec.every_steps > last // spec.every_steps
+    return by_steps or seconds >= 60 * spec.every_minutes

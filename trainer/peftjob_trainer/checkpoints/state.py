@@ -1,0 +1,82 @@
+"""What a run is between two steps, in full: the same whatever the number of ranks and the shard group.
+
+What is not here is a function of the step: the samples of each step, the learning rate, and all randomness.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import load, save_file
+
+from ..history import BaseBytes, EvalRecord, History, StepRecord
+
+METHOD: Final = "method."
+"""Begins the names of tensors of the method's own."""
+_ABOUT, _STEPS, _BEST = "about", "history", "best"
+_COLUMNS: Final = tuple(column.name for column in fields(StepRecord))
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """A run after a step."""
+
+    step: int
+    job: Mapping[str, Any]
+    """What its numbers depend on: see `suits`."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of what is trained, by name, in the order of the flat tensors."""
+    tensors: Mapping[str, torch.Tensor]
+    """Those of `Sharded.state`, and of `Method.running_state` under `METHOD`; on the CPU."""
+    history: History
+    """All steps and evaluations up to here."""
+    best_step: int | None = None
+    """The step of the best evaluation so far."""
+    best: torch.Tensor | None = None
+    """What was trained after that step, flat, fp32."""
+
+
+def write_state(state: TrainingState, path: Path) -> None:
+    """Write a state but for `best`: three times what is trained, the method's own, and seven numbers for each step."""
+    about = {
+        "step": state.step,
+        "job": state.job,
+        "shapes": list(state.shapes.items()),
+        "evaluations": [asdict(record) for record in state.history.evaluations],
+        "baseBytes": asdict(state.history.base_bytes) if state.history.base_bytes else None,
+        "bestStep": state.best_step,
+    }
+    rows = [[float(getattr(record, column)) for column in _COLUMNS] for record in state.history.steps]
+    own = {
+        _ABOUT: torch.frombuffer(bytearray(json.dumps(about).encode()), dtype=torch.uint8),
+        _STEPS: torch.tensor(rows, dtype=torch.float64).view(-1, len(_COLUMNS)),
+    }
+    save_file({**state.tensors, **own}, path)
+
+
+def write_best(best: torch.Tensor, path: Path) -> None:
+    """Write what was trained at the best step."""
+    save_file({_BEST: best}, path)
+
+
+def read_state(data: bytes, best: bytes | None) -> TrainingState:
+    """Read what `write_state` and `write_best` wrote; both have been verified."""
+    tensors = load(data)
+    about = json.loads(tensors.pop(_ABOUT).numpy().tobytes())
+    steps = [dict(zip(_COLUMNS, row, strict=True)) for row in tensors.pop(_STEPS).tolist()]
+    return TrainingState(
+        step=about["step"],
+        job=about["job"],
+        shapes={name: tuple(shape) for name, shape in about["shapes"]},
+        tensors=tensors,
+        history=History(
+            [StepRecord(**{**row, "step": int(row["step"])}) for row in steps],
+            [EvalRecord(**record) for record in about["evaluations"]],
+            BaseBytes(**about["baseBytes"]) if about["baseBytes"] else None,
+        ),
+        best_step=about["bestStep"],
+        best=load(best)[_BEST] if best is not None else None,
+    )

@@ -9,7 +9,8 @@ from .forms import ColumnName, Files, files_rules
 
 COLUMNS_OF: Final = {
     "text": ("CausalLM", "SequenceClassification", "TokenClassification"),
-    "label": ("SequenceClassification",),
+    "label": ("SequenceClassification", "ImageClassification"),
+    "image": ("ImageClassification",),
     "tokens": ("TokenClassification",),
     "tags": ("TokenClassification",),
     "spans": ("TokenClassification",),
@@ -28,7 +29,10 @@ class ColumnsSpec(ApiModel):
     text: ColumnName | None = None
     """text is the column of plain text. Default name: `text`."""
     label: ColumnName | None = None
-    """label is the column of the label, for SequenceClassification. Default name: `label`."""
+    """label is the column of the label, for SequenceClassification and ImageClassification. Default name: `label`."""
+    image: ColumnName | None = None
+    """image is the column of images: paths relative to the file, or in Parquet the bytes of image files, alone or as
+    `{bytes, path}`. Default name: `image`."""
     tokens: ColumnName | None = None
     """tokens is the column of a text's words, a list, for TokenClassification. Default name: `tokens`."""
     tags: ColumnName | None = None
@@ -99,8 +103,9 @@ class DatasetSpec(ApiModel):
     max_samples: Annotated[int, Field(ge=1, le=INT32_MAX)] | None = None
     """maxSamples is the number of rows, the first ones, that are read of each of train, validation and test. For a
     trial run; default: all."""
-    format: Literal["Auto", "JSONL", "CSV", "Parquet"] = "Auto"
-    """format of the files. `Auto` goes by the ending: .jsonl, .csv or .parquet."""
+    format: Literal["Auto", "JSONL", "CSV", "Parquet", "ImageFolder"] = "Auto"
+    """format of the files. `Auto` goes by the ending: .jsonl, .csv or .parquet. `ImageFolder` means that train,
+    validation and test name folders, with a sub-folder of images for each label, for ImageClassification."""
     on_bad_row: Literal["Fail", "Skip"] = "Fail"
     """onBadRow says what is done with a row that cannot be read or used: `Fail` ends the job and names the row, `Skip`
     leaves it out and counts it. Data without any good row fails all the same."""
@@ -124,11 +129,18 @@ class DatasetSpec(ApiModel):
             "splitSeed draws what the fractions set aside: set validationFraction or testFraction, or remove it",
             ".splitSeed",
         ),
+        Rule(
+            "self.format != 'ImageFolder' || !(has(self.columns.image) || has(self.columns.label))",
+            lambda d: d.format != "ImageFolder" or (d.columns.image is None and d.columns.label is None),
+            "columns have no meaning with format ImageFolder, whose labels are the names of folders: remove them",
+            ".columns",
+        ),
     )
 
     def files(self, split: str) -> list[str]:
-        """Return the uris and patterns of `train`, `validation` or `test`, in order."""
-        return (getattr(self, split) or "").split()
+        """Return the uris and patterns of the files of `train`, `validation` or `test`, in order."""
+        uris: list[str] = (getattr(self, split) or "").split()
+        return [f"{uri.rstrip('/')}/**" for uri in uris] if self.format == "ImageFolder" else uris
 
     @property
     def has_validation(self) -> bool:

@@ -86,7 +86,8 @@ def files_rules(field: str, *, required: bool = False) -> tuple[Rule, ...]:
         Rule(
             known if required else f"!has(self.{field}) || {known}",
             ends,
-            f"{field} does not end in .jsonl, .csv or .parquet: set dataset.format to JSONL, CSV or Parquet",
+            f"{field} does not end in .jsonl, .csv or .parquet: set dataset.format to JSONL, CSV, Parquet or "
+            f"ImageFolder",
             f".{field}",
         ),
     )

@@ -18,6 +18,7 @@ METRICS: Final[dict[str, tuple[Metric, ...]]] = {
     "SequenceClassification/Regression": ("RMSE", "MAE", "Pearson", "Spearman", "Loss"),
     "TokenClassification": ("F1", "Precision", "Recall", "Accuracy", "Loss"),
     "TokenClassification/Plain": ("Accuracy", "MacroF1", "Loss"),
+    "ImageClassification": ("Accuracy", "MacroF1", "Loss"),
 }
 """`TaskSpec.kind` -> metrics that fit it, the default first."""
 

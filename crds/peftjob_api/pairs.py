@@ -13,8 +13,19 @@ TASKS: Final[tuple[str, ...]] = get_args(TaskSpec.model_fields["type"].annotatio
 
 _HEADED: Final = ("SequenceClassification", "TokenClassification")
 """Tasks with a head of their own."""
+_OF_TEXT: Final[Mapping[str, str]] = {
+    "PromptTuning": "an image has no tokens that virtual ones could stand before",
+    "PTuning": "an image has no tokens that virtual ones could stand before",
+    "PrefixTuning": "models of images take no keys and values from outside",
+    "TrainableTokens": "an image has no tokens",
+}
+"""Methods that a model of images has nothing for -> why."""
 
-_SHOWN: Final[Mapping[str, tuple[str, ...]]] = {"Seq2SeqLM": ("LoRA",), "TokenClassification": ("LoRA",)}
+_SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
+    "Seq2SeqLM": ("LoRA",),
+    "TokenClassification": ("LoRA",),
+    "ImageClassification": ("LoRA",),
+}
 """Tasks that only some methods have been shown to learn so far."""
 
 UNSUPPORTED: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
@@ -25,6 +36,7 @@ UNSUPPORTED: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
         if method not in shown
     }
     | {("TrainableTokens", task): "peft cannot publish the head of this task beside the tokens" for task in _HEADED}
+    | {(method, "ImageClassification"): why for method, why in _OF_TEXT.items()}
 )
 """(method, task) -> why they do not go together, as the end of a sentence. All other pairs do."""
 

@@ -39,8 +39,8 @@ class BaseModelSpec(ApiModel):
     """The pretrained model, which stays frozen."""
 
     uri: Uri
-    """uri of a folder in the Hugging Face layout (config.json, *.safetensors, tokenizer files):
-    `hf://OWNER/NAME`, `s3://BUCKET/PREFIX`, `pvc://CLAIM/PATH`, or `file:///PATH` inside the worker pods."""
+    """uri of a folder in the Hugging Face layout (config.json, *.safetensors, files of the tokenizer or image
+    processor): `hf://OWNER/NAME`, `s3://BUCKET/PREFIX`, `pvc://CLAIM/PATH`, or `file:///PATH` in the worker pods."""
     revision: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
     """revision is the branch, tag or commit of an `hf://` model. Default: `main`."""
 
@@ -259,6 +259,13 @@ class PeftJobSpec(ApiModel):
             lambda s: s.task.type == "CausalLM" or not s.dataset.packing,
             "dataset.packing is for CausalLM, which learns each token: remove it",
             ".dataset.packing",
+        ),
+        Rule(
+            "self.dataset.format != 'ImageFolder' || self.task.type == 'ImageClassification'",
+            lambda s: s.dataset.format != "ImageFolder" or s.task.type == "ImageClassification",
+            "dataset.format ImageFolder is for ImageClassification: set task.type to it, or name a JSONL, CSV or "
+            "Parquet file",
+            ".dataset.format",
         ),
         *_METHOD_RULES,
         Rule(

@@ -75,12 +75,33 @@ class Seq2SeqLMTask(ApiModel):
     """sourcePrefix is put before each source text, such as `translate English to German: ` for T5."""
 
 
+class AugmentationSpec(ApiModel):
+    """How the images of the training data are varied, anew in each epoch; those of evaluations stay as they are."""
+
+    min_crop_area: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """minCropArea is the least share of an image's area that a random crop keeps; 1 crops nothing."""
+    horizontal_flip: bool = False
+    """horizontalFlip mirrors half of the images: not for what has a left and a right, such as digits or organs."""
+
+
+class ImageClassificationTask(ApiModel):
+    """Settings of the task ImageClassification."""
+
+    labels: Annotated[list[Label], Field(min_length=2, max_length=256)] | None = None
+    """labels in the order of the classifier's outputs. Default: the sorted distinct labels of the training data."""
+    augmentation: AugmentationSpec = AugmentationSpec()
+    """augmentation says how the images of the training data are varied."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (_DISTINCT_LABELS,)
+
+
 TASK_OF: Final[Mapping[str, str]] = MappingProxyType(
     {
         "causalLM": "CausalLM",
         "seq2seqLM": "Seq2SeqLM",
         "sequenceClassification": "SequenceClassification",
         "tokenClassification": "TokenClassification",
+        "imageClassification": "ImageClassification",
     }
 )
 """Field with a task's settings -> the task's type."""
@@ -89,10 +110,12 @@ TASK_OF: Final[Mapping[str, str]] = MappingProxyType(
 class TaskSpec(ApiModel):
     """What the model learns to do."""
 
-    type: Literal["CausalLM", "Seq2SeqLM", "SequenceClassification", "TokenClassification"] = "CausalLM"
+    type: Literal["CausalLM", "Seq2SeqLM", "SequenceClassification", "TokenClassification", "ImageClassification"] = (
+        "CausalLM"
+    )
     """type of the task: `CausalLM` (continue text, answer prompts, chat), `Seq2SeqLM` (one text into another by an
-    encoder-decoder model: translate, summarise), `SequenceClassification` (labels or a number per text) or
-    `TokenClassification` (labels of words, or of spans of a text)."""
+    encoder-decoder model: translate, summarise), `SequenceClassification` (labels or a number per text),
+    `TokenClassification` (labels of words, or of spans of a text) or `ImageClassification` (a label per image)."""
     causal_lm: Annotated[CausalLMTask | None, Field(alias="causalLM")] = None
     """causalLM holds settings of the task `CausalLM`."""
     seq2seq_lm: Annotated[Seq2SeqLMTask | None, Field(alias="seq2seqLM")] = None
@@ -101,6 +124,8 @@ class TaskSpec(ApiModel):
     """sequenceClassification holds settings of the task `SequenceClassification`."""
     token_classification: TokenClassificationTask | None = None
     """tokenClassification holds settings of the task `TokenClassification`."""
+    image_classification: ImageClassificationTask | None = None
+    """imageClassification holds settings of the task `ImageClassification`."""
 
     rules: ClassVar[tuple[Rule, ...]] = variant_rules("task", TASK_OF)
 
@@ -117,7 +142,7 @@ class TaskSpec(ApiModel):
     @property
     def labels(self) -> list[str] | None:
         """The labels that the task's settings list, if they do."""
-        for settings in (self.sequence_classification, self.token_classification):
+        for settings in (self.sequence_classification, self.token_classification, self.image_classification):
             if settings is not None and settings.labels is not None:
                 return settings.labels
         return None

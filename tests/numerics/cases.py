@@ -14,6 +14,7 @@ COMPARED = (
     "numbers",
     "tags",
     "translations",
+    "images",
 )
 """Runs that one rank, two ranks and HF Trainer must agree on."""
 UNEQUAL = "translations, written"
@@ -41,6 +42,8 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
     for rows in (33, 1):
         tiny.write_labelled(folder / f"labelled-{rows}.jsonl", rows)
         tiny.write_tagged(folder / f"tags-{rows}.jsonl", rows)
+    tiny.write_vit(folder / "vit", spread=0.1)
+    tiny.write_pictures(folder / "images-33.jsonl", 33)
     tiny.write_adapter(folder / "before", folder / "bert")
     clm: dict[str, Any] = {"model": "llama", "kind": "CausalLM"}
     cls: dict[str, Any] = {"model": "bert", "kind": "SequenceClassification"}
@@ -65,6 +68,9 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
             dataset={"validation": f"file://{folder}/tags-1.jsonl"},
         ),
         "translations": job({"model": "t5", "kind": "Seq2SeqLM"}, "translations-33.jsonl", training=parts),
+        "images": job({"model": "vit", "kind": "ImageClassification"}, "images-33.jsonl", training=parts),
+        "varied images": _varied(folder, "FP32"),
+        "varied images, bf16": _varied(folder, "BF16"),
         "checkpointed translations": job(
             {"model": "t5", "kind": "Seq2SeqLM"},
             "translations-33.jsonl",
@@ -113,6 +119,20 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
             method={"type": "LoRA", "initFrom": f"file://{folder}/before", "lora": {"rank": 4, "alpha": 8}},
         ),
     }  # fmt: skip
+
+
+def _varied(folder: Path, precision: str) -> dict[str, Any]:
+    """Return a job whose images are cut and mirrored anew in each epoch, and judged as they are."""
+    augmentation = {"minCropArea": 0.5, "horizontalFlip": True}
+    return tiny.job(
+        folder,
+        model="vit",
+        kind="ImageClassification",
+        train="images-33.jsonl",
+        task={"type": "ImageClassification", "imageClassification": {"augmentation": augmentation}},
+        training={"precision": precision, "microBatchSize": 4, "gradientCheckpointing": True, "learningRate": 5e-3},
+        dataset={"validation": f"file://{folder}/images-33.jsonl"},
+    )
 
 
 def _classified(folder: Path, problem: str, column: str) -> dict[str, Any]:

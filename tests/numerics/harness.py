@@ -20,6 +20,7 @@ from peftjob_trainer import session, train, writing
 from peftjob_trainer.checkpoints.keeper import Checkpoints
 from peftjob_trainer.handoff import Go, Place, end_process
 from peftjob_trainer.methods import Method
+from peftjob_trainer.processors import load_processor, pad_of
 from peftjob_trainer.progress import Progress
 from peftjob_trainer.sharding import Sharded, Topology, open_groups, shard_group
 from peftjob_trainer.tasks import task_of
@@ -107,20 +108,20 @@ def do(
     model = Path(spec.base_model.uri.removeprefix("file://"))
     go = Go(RunConfig.of(job.identity, spec), 1, "gang", folder, model, None, False)
     device = session.choose_device(spec, place)
-    tokenizer = session.load_tokenizer(go.model, spec)
-    spec, splits = session.load_data(spec, tokenizer, go.model, go.work)
+    processor = load_processor(go.model, spec)
+    spec, splits = session.load_data(spec, processor, go.model, go.work)
     assert spec.sharding != "Auto", "say which group is meant"
     topology = Topology(spec.workers.nodes, place.world // spec.workers.nodes)
     groups = open_groups(shard_group(spec.sharding, topology), topology)
     start = session.read_initial(go, splits)
     calls.clear()
     precision = session.choose_precision(spec, device)
-    sharded, method = session.load_model(go, splits, tokenizer, precision, device, groups, spare, start)
+    sharded, method = session.load_model(go, splits, processor, precision, device, groups, spare, start)
     loading = Counter(calls)
     plan, initial, seen = sharded.plan(), sharded.snapshot(), recorded(sharded)
     run = train.Run(
         spec,
-        task_of(spec, tokenizer.pad_token_id, splits.labels, tokenizer),
+        task_of(spec, pad_of(processor), splits.labels, processor),
         splits,
         sharded,
         method,

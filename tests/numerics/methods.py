@@ -119,6 +119,7 @@ TASKS = {
     "Seq2SeqLM": ("t5", "translations"),
     "SequenceClassification": ("bert", "classes"),
     "TokenClassification": ("bert", "tags"),
+    "ImageClassification": ("vit", "images"),
 }
 """Task -> its base model, and its data."""
 OF_METHOD = {row.method["type"]: row for row in reversed(ROWS)}
@@ -163,6 +164,9 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
     tiny.write_translations(folder / "unseen-translations.jsonl", 9)
     tiny.write_tagged(folder / "tags.jsonl", EXAMPLES)
     tiny.write_tagged(folder / "unseen-tags.jsonl", 9, seed=8)
+    tiny.write_vit(folder / "vit", spread=SPREAD)
+    tiny.write_pictures(folder / "images.jsonl", EXAMPLES)
+    tiny.write_pictures(folder / "unseen-images.jsonl", 9, seed=5)
     runs = [(row, precision, "CausalLM") for row in ROWS for precision in PRECISIONS]
     runs += [(OF_METHOD[method], precision, task) for method, task, precision in PAIRS]
     return {run_name(*run): job(folder, *run) for run in runs}

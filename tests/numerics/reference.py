@@ -23,10 +23,12 @@ from peftjob_trainer.methods import Method, method_of
 from peftjob_trainer.methods.own import OwnMethod
 from peftjob_trainer.order import global_batch
 from peftjob_trainer.planning.paper import Paper
-from peftjob_trainer.session import load_data, load_tokenizer, quiet_libraries
+from peftjob_trainer.processors import load_processor, pad_of
+from peftjob_trainer.session import load_data, quiet_libraries
 from peftjob_trainer.tasks import Task, task_of
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -40,6 +42,7 @@ AUTO_CLASSES: dict[str, Any] = {
     "Seq2SeqLM": AutoModelForSeq2SeqLM,
     "SequenceClassification": AutoModelForSequenceClassification,
     "TokenClassification": AutoModelForTokenClassification,
+    "ImageClassification": AutoModelForImageClassification,
 }
 
 
@@ -113,22 +116,22 @@ class Parts:
     def __init__(self, body: dict[str, Any], folder: Path) -> None:
         job = PeftJob.model_validate(body).spec
         self.base = Path(job.base_model.uri.removeprefix("file://"))
-        self.tokenizer = load_tokenizer(self.base, job)
-        self.spec, self.splits = load_data(job, self.tokenizer, self.base, folder)
-        self.task: Task = task_of(self.spec, self.tokenizer.pad_token_id, self.splits.labels, self.tokenizer)
+        self.processor = load_processor(self.base, job)
+        self.spec, self.splits = load_data(job, self.processor, self.base, folder)
+        self.task: Task = task_of(self.spec, pad_of(self.processor), self.splits.labels, self.processor)
 
     def model(self) -> Any:
         """Return the base, whole, as transformers loads it."""
         is_classifier = "Classification" in self.spec.task.type
         settings = {"num_labels": len(self.splits.labels or "1")} if is_classifier else {}
         model = AUTO_CLASSES[self.spec.task.type].from_pretrained(self.base, **settings)
-        model.config.pad_token_id = self.tokenizer.pad_token_id
+        model.config.pad_token_id = pad_of(self.processor)
         return model
 
     def method(self) -> Method:
         """Return our method, for its config alone."""
         _, head = self.task.skeleton(Paper(self.base, "", torch.float32))
-        return method_of(self.spec, head, self.tokenizer)
+        return method_of(self.spec, head, self.processor)
 
 
 def adapted(method: Method, model: Any, accumulation: int) -> Any:

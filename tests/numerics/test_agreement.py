@@ -64,6 +64,20 @@ def test_packing_changes_no_loss(one: Any, two: Any) -> None:
         assert largest_difference(results["packed"]["gradients"], one["completions, at once"]["gradients"]) <= GRADIENTS
 
 
+def test_images_are_varied_alike_on_any_number_of_ranks(one: Any, two: Any) -> None:
+    varied = one["varied images"]
+    assert worst(two[0]["varied images"]["losses"], varied["losses"]) <= LOSSES
+    assert worst(varied["losses"], one["images"]["losses"]) > 100 * LOSSES, "else nothing is varied"
+    assert varied["evaluations"][-1]["metrics"] == pytest.approx(two[0]["varied images"]["evaluations"][-1]["metrics"])
+
+
+def test_a_bf16_base_of_images_learns(one: Any, two: Any) -> None:
+    for results in (one, two[0]):
+        exact, rounded = (results[f"varied images{kind}"]["losses"] for kind in ("", ", bf16"))
+        assert rounded == pytest.approx(exact, rel=0.02)
+        assert sum(rounded[-3:]) < 0.9 * sum(rounded[:3])
+
+
 def test_dropout_is_a_function_of_seed_step_and_rank(one: Any, two: Any) -> None:
     for results in (one, two[0]):
         first, again = results["dropout"], results["dropout again"]

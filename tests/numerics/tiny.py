@@ -94,6 +94,19 @@ def write_bert(folder: Path, *, layers: int = 2, poisoned: bool = False, spread:
     write_tokenizer(folder)
 
 
+def write_vit(folder: Path, *, layers: int = 2, spread: float = 0.02) -> None:
+    """Write a random encoder of images of 16 x 16 pixels in four patches, without a head, and its image processor."""
+    import torch
+    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+    torch.manual_seed(1)
+    sizes = {**SIZES, "image_size": 16, "patch_size": 8, "num_hidden_layers": layers, "initializer_range": spread}
+    sizes.pop("vocab_size")
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    ViTModel(ViTConfig(**sizes, **dropout), add_pooling_layer=False).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+
+
 def write_adapter(folder: Path, base: Path) -> None:
     """Write an adapter of a classifier as plain peft does it, with random numbers everywhere."""
     import peft
@@ -168,11 +181,32 @@ def write_tagged(path: Path, rows: int, seed: int = 7) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def write_pictures(path: Path, rows: int, seed: int = 9) -> None:
+    """Write images of unequal sizes; which part of one is bright, on a dark and noisy ground, tells the label."""
+    import numpy as np
+    from PIL import Image
+
+    chance = np.random.default_rng(seed)
+    folder = path.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    lines = []
+    for row in range(rows):
+        label, size = int(chance.integers(len(LABELS))), int(chance.integers(12, 21))
+        pixels = chance.integers(0, 60, (size, size, 3), dtype=np.uint8)
+        third = size // len(LABELS)
+        pixels[:, label * third : (label + 1) * third] += 180
+        Image.fromarray(pixels).save(folder / f"{row}.png")
+        lines.append({"image": f"{folder.name}/{row}.png", "label": LABELS[label]})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def job(folder: Path, *, model: str, train: str, kind: str, **spec: Any) -> dict[str, Any]:
     """Return a PeftJob on files of a folder; `training` and `dataset` are merged, other fields of the spec replaced."""
     task: dict[str, Any] = {"type": kind}
     if kind == "SequenceClassification":
         task["sequenceClassification"] = {"labels": LABELS}
+    if kind == "ImageClassification":  # as they are, for a comparison with what augments nothing
+        task["imageClassification"] = {"labels": LABELS, "augmentation": {"minCropArea": 1}}
     training = {"precision": "FP32", "batchSize": 16, "learningRate": 1e-3, "maxSteps": 20, "logEverySteps": 1}
     body = {
         "baseModel": {"uri": f"file://{folder}/{model}"},

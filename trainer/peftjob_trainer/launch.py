@@ -51,12 +51,13 @@ from peftjob_api.constants import (
 )
 
 from .claim import check_output
+from .data.files import fetch_split
 from .exits import TrainerError
 from .failures import explain
 from .handoff import ADAPTER_FOLDER, Go, end_process, in_log, log_to_stdout, read_outcome
 from .publish import find_published
 from .ranks import POLL_SECONDS, Layout, Ranks, environment, pick, shell_code, signal_name, threads_per_rank
-from .storage import fetch_adapter, fetch_files, fetch_model, open_store
+from .storage import fetch_adapter, fetch_model, open_store
 
 log = logging.getLogger("peftjob_trainer.launch")  # also when it is __main__
 
@@ -163,8 +164,7 @@ def fetch(run: RunConfig, work: Path) -> Path:
     """Bring model and data to this node; return the model's folder."""
     spec = run.spec
     for name in ("train", "validation", "test"):  # first, for they are small and often wrong
-        if uris := spec.dataset.files(name):
-            fetch_files(uris, spec.storage, work / name)
+        fetch_split(spec, name, spec.storage, work / name)
     if spec.method.init_from is not None:
         fetch_adapter(spec.method.init_from, spec.storage, work / ADAPTER_FOLDER, "spec.method.initFrom")
     return fetch_model(spec.base_model, spec.storage, work / "model")

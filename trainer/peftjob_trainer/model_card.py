@@ -34,9 +34,11 @@ class _Use:
     pipeline_tag: str
     """By which the hub finds it."""
     snippet: str
-    """Template that uses `model` and `tokenizer`."""
+    """Template that uses `model`, and `tokenizer` or `processor`."""
     config: tuple[str, ...] = ()
     """Settings of the model's head, as Python."""
+    reads_images: bool = False
+    """Whether it has an image processor instead of a tokenizer."""
 
     @property
     def has_labels(self) -> bool:
@@ -63,6 +65,9 @@ _USES = {
     ),
     "TokenClassification": _TAGGER,
     "TokenClassification/Plain": _TAGGER,
+    "ImageClassification": _Use(
+        "AutoModelForImageClassification", "image-classification", "image.py.j2", _NAMES, reads_images=True
+    ),
 }
 """`TaskSpec.kind` -> its use."""
 

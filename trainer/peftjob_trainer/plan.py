@@ -28,6 +28,7 @@ from .planning.demand import Demand
 from .planning.estimate import Inputs, estimate, largest_batches
 from .planning.memory import host_memory, mapped_bytes, share_of
 from .planning.remedies import does_not_fit
+from .processors import IMAGE_TASKS, load_processor, pad_of
 from .resolve import ResolvedSpec, fit_length, read_facts, resolve
 from .storage import all_here, fetch_model
 
@@ -62,15 +63,19 @@ def count_of(text: str) -> int:
 
 def inputs_of(spec: PeftJobSpec, folder: Path, work: Path) -> tuple[ResolvedSpec, Inputs, str]:
     """Return the spec with nothing left open, what is known beside it, and a sentence on the data."""
-    tokenizer = session.load_tokenizer(folder, spec)
+    processor = load_processor(folder, spec)
     automatic = torch.bfloat16 if spec.workers.accelerators else torch.float32
     if _is_here(spec):
-        resolved, splits = session.load_data(spec, tokenizer, folder, work)
-        return resolved, Inputs(folder, tokenizer.pad_token_id, automatic, splits), "lengths are those of the data"
-    facts = read_facts(folder, tokenizer, spec.base_model.uri)
+        resolved, splits = session.load_data(spec, processor, folder, work)
+        return (
+            resolved,
+            Inputs(folder, pad_of(processor), automatic, splits, processor),
+            "lengths are those of the data",
+        )
+    facts = read_facts(folder, processor, spec.base_model.uri)
     resolved = resolve(fit_length(spec, facts), facts, None)
     why = "the data is not on this machine: planned as if examples were of dataset.maxLength tokens"
-    return resolved, Inputs(folder, tokenizer.pad_token_id, automatic), why
+    return resolved, Inputs(folder, pad_of(processor), automatic, processor=processor), why
 
 
 def _is_here(spec: PeftJobSpec) -> bool:
@@ -92,12 +97,13 @@ def report(spec: ResolvedSpec, inputs: Inputs, why: str, demand: Demand, found: 
     workers, training = spec.workers, spec.training
     batch, _ = largest_batches(spec, inputs.splits, inputs.task(spec))
     kind = "GPU" if workers.accelerators else "process"
+    unit = "patches of an image" if spec.task.type in IMAGE_TASKS else "tokens"
     dtype = str(inputs.dtype(spec)).removeprefix("torch.")
     lines = [
         f"{spec.base_model.uri}: {demand.base_parameters / 1e9:.2f} B frozen parameters in {dtype}, "
         f"{size(demand.base_bytes)}; {demand.trained / 1e6:.2f} M trained ones in float32",
         f"{workers.nodes} node(s) with {workers.ranks_per_node} {kind}(s) of {size(found[0].memory)} each; "
-        f"a micro step of {batch.rows} x {batch.example.length} tokens, gradient checkpointing "
+        f"a micro step of {batch.rows} x {batch.example.length} {unit}, gradient checkpointing "
         f"{'on' if training.gradient_checkpointing else 'off'}; {why}",
         "",
         *table(found, taken),

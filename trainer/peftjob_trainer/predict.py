@@ -5,8 +5,9 @@
 
 One JSON object a line comes out for each row that goes in, in the same order; docs/using.md says what it holds.
 Rows are read from the columns that were trained on, from .jsonl, .csv or .parquet files; without --input, and from
-.txt files, each line is a text. The base model is the one that the adapter was trained on, unless --base names another
-place of it. Credentials of S3 and hubs come from the environment.
+.txt files, each line is a text, or the path of an image. For a classifier of images --input may also be an image, or a
+folder of images. The base model is the one that the adapter was trained on, unless --base names another place of it.
+Credentials of S3 and hubs come from the environment.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--adapter", required=True, help="folder, or s3:// or pvc:// uri, of an adapter or merged model")
     found.add_argument("--base", help="folder, or hf://, s3:// or pvc:// uri, of the base model")
-    found.add_argument("--input", default=STDIN, help="file of rows; default: lines of standard input")
+    found.add_argument("--input", default=STDIN, help="file of rows, or images; default: lines of standard input")
     found.add_argument("--format", choices=["JSONL", "CSV", "Parquet", "Text"], help="of --input; default: its ending")
     found.add_argument("--output", type=Path, help="file for the answers; default: standard output")
     found.add_argument("--batch-size", type=int, default=Settings.batch_size)

@@ -18,7 +18,6 @@ import transformers
 from peftjob_api import PERMANENT, AdapterInfo, PeftJobSpec, PlanInfo, Reason
 from peftjob_api.constants import ENV_LOG_FORMAT
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
-from transformers import AutoTokenizer
 
 from . import initial
 from .checkpointing import checkpoint_blocks
@@ -33,9 +32,10 @@ from .failures import explain
 from .handoff import ADAPTER_FOLDER, Go, Place
 from .history import History
 from .merging import Merge, writers
-from .methods import Method, add_tokens, method_of, trainable
+from .methods import Method, method_of, trainable
 from .model_card import write_model_card
 from .planning import Inputs, Option, estimate, settle, topology_of
+from .processors import load_processor, pad_of
 from .progress import Progress, serve
 from .publish import MERGED_FOLDER, find_published, publish
 from .report import write_report
@@ -79,20 +79,20 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
     precision = choose_precision(go.run.spec, device)
     quiet_libraries()
     progress.phase("Loading")
-    tokenizer = load_tokenizer(go.model, go.run.spec)
+    processor = load_processor(go.model, go.run.spec)
     spec, splits = load_data(
-        go.run.spec, tokenizer, go.model, go.work
+        go.run.spec, processor, go.model, go.work
     )  # before the rendezvous: bad data is told at once
     go = replace(go, run=go.run.model_copy(update={"spec": spec}))
     progress.resolved(told_of(spec, precision))
     start = read_initial(go, splits)
-    inputs = Inputs(go.model, tokenizer.pad_token_id, precision, splits)
+    inputs = Inputs(go.model, pad_of(processor), precision, splits, processor)
     demand = estimate(spec, inputs) if place.rank == 0 else None
     store = connect(place, device)
     option = settle(spec, demand, inputs, store, device, ranks_here(go))
     groups = open_groups(option.group, topology_of(spec))
     merge = Merge(place.rank, place.world, writers(spec.output, spec.workers)) if spec.output.merge else None
-    sharded, method = load_model(go, splits, tokenizer, precision, device, groups, option.spare, start, merge)
+    sharded, method = load_model(go, splits, processor, precision, device, groups, option.spare, start, merge)
     plan = expected(sharded.plan(), option)
     progress.plan(plan)
     log.info("%s", describe(plan, sharded.whole_bytes()))
@@ -108,7 +108,7 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
             checkpoints.resumed(found[0])
         loop = Run(
             spec=spec,
-            task=task_of(spec, tokenizer.pad_token_id, splits.labels, tokenizer),
+            task=task_of(spec, pad_of(processor), splits.labels, processor),
             splits=splits,
             sharded=sharded,
             method=method,
@@ -133,11 +133,11 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
         store.set(_TRAINED_KEY, "1")
         progress.phase("Publishing")
         with tempfile.TemporaryDirectory(dir=go.work) as folder:
-            write_adapter(Path(folder), go, loop, plan, history, tokenizer)
+            write_adapter(Path(folder), go, loop, plan, history, processor)
             if merge is not None:
                 sharded.drop_base()
                 merge.open(store, claim.store)
-                merge.describe(Path(folder) / MERGED_FOLDER, tokenizer)
+                merge.describe(Path(folder) / MERGED_FOLDER, processor)
                 shutil.copy(Path(folder) / USAGE_NAME, Path(folder) / MERGED_FOLDER)
             adapter = publish(claim.store, spec.output.uri, claim, Path(folder), go.run.job, merge)
         if merge is not None:
@@ -190,49 +190,21 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message="Specified to not (save|load) vera_A")  # as `methods.vera` means it
 
 
-def load_tokenizer(folder: Path, spec: PeftJobSpec | None = None) -> Any:
-    """Return the base's tokenizer; one without a padding token pads with its end, or failing that unknown, token.
-
-    Args:
-        folder: Of the base model.
-        spec: Of the job, whose method may add tokens.
-
-    Raises:
-        TrainerError: `INVALID_CONFIG`: it cannot be loaded, has no token to pad with, or no room for more tokens.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (ValueError, OSError, KeyError) as error:
-        raise TrainerError(
-            Reason.INVALID_CONFIG, f"{folder}: transformers cannot load this tokenizer ({error})"
-        ) from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    if tokenizer.pad_token_id is None:
-        raise TrainerError(
-            Reason.INVALID_CONFIG,
-            f"{folder}: the tokenizer has no token to pad with: set pad_token in its tokenizer_config.json",
-        )
-    if spec is not None:
-        add_tokens(spec, tokenizer, folder)
-    return tokenizer
-
-
-def load_data(spec: PeftJobSpec, tokenizer: Any, model: Path, work: Path) -> tuple[ResolvedSpec, Splits]:
+def load_data(spec: PeftJobSpec, processor: Any, model: Path, work: Path) -> tuple[ResolvedSpec, Splits]:
     """Return the data, and the spec with what it leaves open chosen for them.
 
     Args:
         spec: Of the job.
-        tokenizer: Of the base.
+        processor: Of the base: its tokenizer, or image processor.
         model: Folder with the base's config.
         work: Where remote files are copied to.
 
     Raises:
         TrainerError: See `load_splits`.
     """
-    facts = read_facts(model, tokenizer, spec.base_model.uri)
+    facts = read_facts(model, processor, spec.base_model.uri)
     fitting = fit_length(spec, facts)
-    splits = load_splits(fitting, tokenizer, spec.storage, work)
+    splits = load_splits(fitting, processor, spec.storage, work)
     return resolve(fitting, facts, len(splits.train.examples)), splits
 
 
@@ -257,7 +229,7 @@ def connect(place: Place, device: torch.device) -> Any:
 def load_model(
     go: Go,
     splits: Splits,
-    tokenizer: Any,
+    processor: Any,
     precision: torch.dtype,
     device: torch.device,
     groups: Groups,
@@ -272,12 +244,12 @@ def load_model(
     """
     spec = go.run.spec
     base = Base(go.model, spec.base_model.uri, spec.storage, precision, device, spec.training.seed)
-    model, head = task_of(spec, tokenizer.pad_token_id, splits.labels).skeleton(base)
+    model, head = task_of(spec, pad_of(processor), splits.labels).skeleton(base)
     if spec.dataset.packing:
         packing.check_takes_positions(model)
     base.prepare(model, head)
-    model.config.pad_token_id = tokenizer.pad_token_id
-    method = method_of(spec, head, tokenizer)
+    model.config.pad_token_id = pad_of(processor)
+    method = method_of(spec, head, processor)
     model = method.inject(model)
     method.initialise(model, base.values)
     if start is not None:
@@ -375,13 +347,13 @@ def on_sigterm() -> Any:
     return lambda: bool(came)
 
 
-def write_adapter(folder: Path, go: Go, loop: Run, plan: PlanInfo, history: History, tokenizer: Any) -> None:
+def write_adapter(folder: Path, go: Go, loop: Run, plan: PlanInfo, history: History, processor: Any) -> None:
     """Write everything that is published."""
     spec = go.run.spec
     location = parse(spec.base_model.uri)
     base = location.container if location.scheme == "hf" else spec.base_model.uri
     loop.method.save(loop.sharded.model, folder, base, spec.base_model.revision)
-    tokenizer.save_pretrained(folder)
+    processor.save_pretrained(folder)
     dtype = str(loop.sharded.base[0].dtype).removeprefix("torch.")
     Usage.of(spec, loop.splits.labels, loop.splits.chat, dtype).write(folder)
     write_report(folder, go.run, plan, history)

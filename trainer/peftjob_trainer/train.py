@@ -108,11 +108,13 @@ def take_step(run: Run, history: History, step: int, length: Length) -> bool:
     """
     training, sharded, examples = run.spec.training, run.sharded, run.splits.train.examples
     started = time.monotonic()
-    batch = global_batch(len(examples), training.batch_size, training.seed, step)
+    epoch = (step - 1) // length.steps_per_epoch
+    chosen = global_batch(len(examples), training.batch_size, training.seed, step)
+    batch = [run.task.varied(examples[i], (training.seed, epoch, i)) for i in chosen]
     with ExitStack() as stack:
         measures = step == min(MEASURED_STEP, length.total_steps) and dist.get_rank() == 0
         measurement = stack.enter_context(measured(sharded)) if measures else None
-        local_loss = forward_backward(run, step, [examples[i] for i in batch])
+        local_loss = forward_backward(run, step, batch)
     loss, stop = sharded.reduce(local_loss, float(run.interrupted() or run.checkpoints.is_superseded))
     norm = sharded.clip(training.max_grad_norm)
     check_finite(step, loss, norm)
@@ -121,7 +123,7 @@ def take_step(run: Run, history: History, step: int, length: Length) -> bool:
     run.method.after_step(sharded.model, step, length.total_steps)
     sharded.forget_gradients()
     seconds = time.monotonic() - started
-    tokens = sum(examples[i].length for i in batch)
+    tokens = sum(example.length for example in batch)
     record = StepRecord(step, step / length.steps_per_epoch, loss, rate, norm, tokens / seconds, seconds)
     history.steps.append(record)
     history.base_bytes = measurement.result() if measurement else history.base_bytes

@@ -15,6 +15,7 @@ from peftjob_trainer import session
 from peftjob_trainer.data import load_splits
 from peftjob_trainer.handoff import Place
 from peftjob_trainer.order import global_batch
+from peftjob_trainer.processors import load_tokenizer
 from torch.nn.parallel import DistributedDataParallel
 from transformers import DataCollatorForSeq2Seq
 from ways.library import arguments_of, load, row
@@ -27,7 +28,7 @@ def run(task: dict[str, Any], place: Place, meeting: Meeting) -> dict[str, Any]:
     session.quiet_libraries()
     session.connect(place, torch.device("cpu"))
     model = load(spec, arguments_of(spec, folder, place.world, zero=False))
-    tokenizer = session.load_tokenizer(Path(task["job"]["model"]))
+    tokenizer = load_tokenizer(Path(task["job"]["model"]))
     examples = load_splits(spec, tokenizer, spec.storage, folder).train.examples
     collate = DataCollatorForSeq2Seq(tokenizer, padding=True)
     parallel = DistributedDataParallel(model)

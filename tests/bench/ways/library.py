@@ -24,6 +24,7 @@ from peftjob_trainer.data import load_splits
 from peftjob_trainer.data.types import Example
 from peftjob_trainer.handoff import Place
 from peftjob_trainer.order import DEFAULT_MICRO_BATCH, global_batch
+from peftjob_trainer.processors import load_tokenizer
 from transformers import (
     AutoModelForCausalLM,
     DataCollatorForSeq2Seq,
@@ -112,7 +113,7 @@ def run(task: dict[str, Any], place: Place, meeting: Meeting) -> dict[str, Any]:
     wires = interface_bytes()
     arguments = arguments_of(spec, folder, place.world, zero=zero)  # first: `from_pretrained` then partitions
     model = load(spec, arguments)
-    tokenizer = session.load_tokenizer(Path(task["job"]["model"]))
+    tokenizer = load_tokenizer(Path(task["job"]["model"]))
     examples = load_splits(spec, tokenizer, spec.storage, folder).train.examples
     watching = Watching(collectives, meeting if task["job"].get("counts_wires") else None)
     trainer = Ordered(

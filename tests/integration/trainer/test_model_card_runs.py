@@ -30,6 +30,10 @@ from transformers import (
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+    ViTModel,
 )
 
 PLAN = PlanInfo(shard_group="Full", ranks=1, base_parameters=99, base_bytes_per_rank=1, trainable_parameters=1)
@@ -74,6 +78,16 @@ def regressor(base: Path, adapter: Path) -> None:
 
 def tagger(base: Path, adapter: Path) -> None:
     headed(base, adapter, BertForTokenClassification, "TOKEN_CLS", num_labels=len(TAGS))
+
+
+def viewer(base: Path, adapter: Path) -> None:
+    """Write a small ViT without a head, and a LoRA adapter with one and the image processor beside it."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    ViTModel(ViTConfig(image_size=32, patch_size=16, **sizes), add_pooling_layer=False).save_pretrained(base)
+    config = peft.LoraConfig(target_modules=["q_proj", "v_proj"], modules_to_save=["classifier"])
+    model = ViTForImageClassification.from_pretrained(base, num_labels=len(LABELS))
+    peft.get_peft_model(model, config).save_pretrained(adapter)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(adapter)
 
 
 def translator(base: Path, adapter: Path) -> None:
@@ -128,6 +142,7 @@ Make = Callable[[Path, Path], None]
             " This works as it should.",
         ),
         (tagger, {"type": "TokenClassification"}, False, "'A' "),
+        (viewer, {"type": "ImageClassification"}, False, " 0."),
         (
             translator,
             {"type": "Seq2SeqLM", "seq2seqLM": {"sourcePrefix": "translate `this`: "}},
@@ -138,7 +153,7 @@ Make = Callable[[Path, Path], None]
         (language_model, {"type": "CausalLM"}, True, ""),
         (with_layers, {"type": "CausalLM"}, False, ""),
     ],
-    ids=["classifier", "labels", "number", "tags", "translation", "language model", "chat", "layers of ours"],
+    ids=["classifier", "labels", "number", "tags", "image", "translation", "language model", "chat", "layers of ours"],
 )
 def test_the_snippet_runs_as_printed_on_what_was_published(
     make: Make, task: Any, chat: bool, want: str, output: Store, job: JobIdentity, tmp_path: Path
@@ -146,7 +161,8 @@ def test_the_snippet_runs_as_printed_on_what_was_published(
     torch.manual_seed(0)
     made, folder = tmp_path / "made", tmp_path / "downloaded"
     make(folder / "tiny", made)  # the card says: with a copy of the base in the adapter's folder
-    byte_tokenizer().save_pretrained(made)
+    if make is not viewer:
+        byte_tokenizer().save_pretrained(made)
     spec = PeftJobSpec.model_validate(
         {
             "baseModel": {"uri": "s3://models/acme/tiny"},
@@ -158,7 +174,9 @@ def test_the_snippet_runs_as_printed_on_what_was_published(
     )
     run = RunConfig.of(job, spec)
     write_report(made, run, PLAN, History())
-    write_model_card(made, run, PLAN, History(), labels={classifier: LABELS, tagger: TAGS}.get(make), chat=chat)
+    write_model_card(
+        made, run, PLAN, History(), labels={classifier: LABELS, tagger: TAGS, viewer: LABELS}.get(make), chat=chat
+    )
     publish(output, output.uri, Claim.take(output, job, 1, "g"), made, job)
     for found in output.list():
         output.download(found.key, folder / found.key)
@@ -180,5 +198,5 @@ def test_the_snippet_runs_as_printed_on_what_was_published(
     )
     assert done.returncode == 0, done.stderr
     assert want in done.stdout
-    if task == {"type": "SequenceClassification"}:
+    if task in ({"type": "SequenceClassification"}, {"type": "ImageClassification"}):
         assert done.stdout.startswith(tuple(LABELS))

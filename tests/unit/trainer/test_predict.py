@@ -1,5 +1,6 @@
 """Predictions: one for each row, in the rows' order, whatever the batches; and what is said of wrong inputs."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +8,13 @@ from typing import Any
 
 import peft
 import peftjob_bottleneck
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from peftjob_trainer import predict
 from peftjob_trainer.usage import Usage
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BertConfig,
@@ -22,6 +26,10 @@ from transformers import (
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+    ViTModel,
 )
 
 # peft 0.21 asks transformers 5.23 by a name that the latter deprecates.
@@ -182,6 +190,52 @@ def test_layers_that_peft_has_not(adapter: Path) -> None:
     peftjob_bottleneck.save(adapter, peftjob_bottleneck.BOTTLENECK, tensors, settings, "base", None)
     want = [model.eval()(input_ids=ids_of(text)).logits.softmax(-1)[0, 1].item() for text in ROWS]
     assert [row["scores"]["yes"] for row in answers(adapter, ROWS)] == pytest.approx(want, abs=1e-5)
+
+
+@pytest.fixture
+def viewer(tmp_path: Path) -> Path:
+    """A folder with an adapter of a classifier of images, as a PeftJob publishes it."""
+    torch.manual_seed(0)
+    base, folder = tmp_path / "vit", tmp_path / "viewer"
+    ViTModel(ViTConfig(image_size=16, patch_size=8, **SIZES), add_pooling_layer=False).save_pretrained(base)
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(base)
+    model = ViTForImageClassification.from_pretrained(base, num_labels=2)
+    config = peft.LoraConfig(target_modules=["q_proj"], modules_to_save=["classifier"])
+    peft.get_peft_model(model, config).save_pretrained(str(folder))
+    Usage("ImageClassification", f"file://{base}", labels=LABELS).write(folder)
+    (folder / "images").mkdir()
+    for number in range(3):
+        Image.new("RGB", (9, 9), (100 * number, 0, 0)).save(folder / f"images/{number}.png")
+    return folder
+
+
+def test_images_are_read_from_a_folder_a_file_a_table_or_lines(viewer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = sorted((viewer / "images").iterdir())
+    (viewer / "rows.jsonl").write_text("".join(json.dumps({"image": f"images/{p.name}"}) + "\n" for p in images))
+    column = pyarrow.array([path.read_bytes() for path in images])
+    pyarrow.parquet.write_table(pyarrow.table({"image": column}), viewer / "rows.parquet")
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{path}\n" for path in images)))
+    out = viewer / "answers.jsonl"
+
+    def said(*given: str) -> list[dict[str, Any]]:
+        assert predict.main(["--adapter", str(viewer), "--output", str(out), "--batch-size", "2", *given]) == 0
+        return [json.loads(line) for line in out.read_text().splitlines()]
+
+    found = said("--input", str(viewer / "images"))
+    assert [each["image"] for each in found] == [str(path) for path in images]
+    assert len({round(each["scores"]["yes"], 5) for each in found}) == 3
+    assert said("--input", str(viewer / "rows.jsonl")) == found
+    assert said() == found
+    assert said("--input", str(images[1]))[0]["scores"] == pytest.approx(found[1]["scores"])
+    from_bytes = said("--input", str(viewer / "rows.parquet"))
+    assert [each["scores"] for each in from_bytes] == [each["scores"] for each in found]
+    assert from_bytes[2]["image"].endswith("rows.parquet row 3")
+
+
+def test_an_image_that_cannot_be_decoded_is_named(viewer: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (viewer / "images/1.png").write_bytes(b"words")
+    assert predict.main(["--adapter", str(viewer), "--input", str(viewer / "images")]) == 65
+    assert "images/1.png: the image 1.png (5 bytes) cannot be decoded" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

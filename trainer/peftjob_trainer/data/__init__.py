@@ -1,10 +1,10 @@
 """From the files of `spec.dataset` to token ids and labels.
 
 `load_splits` is called by every rank (or once per node) before training; what it returns depends on nothing but the
-files, the tokenizer and the spec, so all ranks hold the same examples in the same order.
+files, the tokenizer (or image processor) and the spec, so all ranks hold the same examples in the same order.
 """
 
 from .load import load_splits
-from .types import IGNORED, Example, Sample, SourceTarget, Split, Splits
+from .types import IGNORED, Example, Picture, Sample, SourceTarget, Split, Splits
 
-__all__ = ["IGNORED", "Example", "Sample", "SourceTarget", "Split", "Splits", "load_splits"]
+__all__ = ["IGNORED", "Example", "Picture", "Sample", "SourceTarget", "Split", "Splits", "load_splits"]

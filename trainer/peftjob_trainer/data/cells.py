@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from typing import Any, TypeGuard, TypeVar
 
@@ -69,7 +69,7 @@ def _of_file(file: DataFile, source: Source, layout: Layout) -> Iterator[Row]:
         except TrainerError as error:
             source.on_bad(error)
         else:
-            yield row
+            yield replace(row, folder=file.path.parent)
 
 
 def listed(names: list[str]) -> str:

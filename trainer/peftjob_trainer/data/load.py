@@ -15,8 +15,8 @@ from peftjob_api import PeftJobSpec, Reason
 from peftjob_api.spec import StorageSpec
 
 from ..exits import TrainerError
-from ..storage import fetch_files
 from .cells import Layout, read_rows
+from .files import fetch_split
 from .parts import set_aside
 from .readers import reader_of
 from .rows import Row, Source, empty
@@ -26,12 +26,12 @@ from .types import Encoded, Sample, Split, Splits
 log = logging.getLogger(__name__)
 
 
-def load_splits(spec: PeftJobSpec, tokenizer: Any, storage: StorageSpec, work_dir: Path) -> Splits:
+def load_splits(spec: PeftJobSpec, processor: Any, storage: StorageSpec, work_dir: Path) -> Splits:
     """Return the samples of `spec.dataset`.
 
     Args:
         spec: Of the job.
-        tokenizer: The base model's, from transformers.
+        processor: The base model's tokenizer, or image processor, from transformers.
         storage: `spec.storage`.
         work_dir: Where remote files are copied to.
 
@@ -41,14 +41,14 @@ def load_splits(spec: PeftJobSpec, tokenizer: Any, storage: StorageSpec, work_di
     """
     dataset = spec.dataset
     sources = {
-        split: Source.of(split, fetch_files(uris, storage, work_dir / split), dataset)
+        split: Source.of(split, found, dataset)
         for split in ("train", "validation", "test")
-        if (uris := dataset.files(split))
+        if (found := fetch_split(spec, split, storage, work_dir / split))
     }
     reader, train = reader_of(spec.task), sources["train"]
     layout, labels = _understand(reader, spec, train)
     splits = {
-        name: _load(name, spec, source, layout, reader.encoder(spec, layout, tokenizer, labels, source.uri), labels)
+        name: _load(name, spec, source, layout, reader.encoder(spec, layout, processor, labels, source.uri), labels)
         for name, source in sources.items()
     }
     splits |= _divided(spec, splits["train"], train.uri)

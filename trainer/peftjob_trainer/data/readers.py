@@ -8,13 +8,14 @@ from types import ModuleType
 
 from peftjob_api.task_spec import TaskSpec
 
-from . import classified, source_target, tagged, text
+from . import classified, imaged, source_target, tagged, text
 
 _READERS: dict[str, ModuleType] = {
     "CausalLM": text,
     "Seq2SeqLM": source_target,
     "SequenceClassification": classified,
     "TokenClassification": tagged,
+    "ImageClassification": imaged,
 }
 
 

@@ -6,10 +6,11 @@ misunderstood is found weeks later, in the model. Who wants to go on after a bad
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import zip_longest
+from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 from peftjob_api import Reason
@@ -18,6 +19,8 @@ from peftjob_api.dataset_spec import DatasetSpec
 from ..exits import TrainerError
 
 _FORMATS = {".jsonl": "JSONL", ".csv": "CSV", ".parquet": "Parquet"}
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+"""Of images in a folder, in small letters; other files are let be."""
 _PARQUET_BATCH_ROWS = 1024
 _MAX_FIELD_CHARACTERS = 2**31 - 1  # what a C long holds everywhere
 
@@ -29,6 +32,8 @@ class Row:
     values: dict[str, Any]
     where: str
     """File and line (or row), for messages."""
+    folder: Path = Path()
+    """That paths in the row are relative to."""
 
 
 OnBad = Callable[[TrainerError], None]
@@ -47,7 +52,7 @@ class DataFile:
     path: Path
     uri: str
     format: str
-    """`JSONL`, `CSV` or `Parquet`."""
+    """`JSONL`, `CSV` or `Parquet`; `ImageFolder` of an image, whose only row has its name and that of its folder."""
 
     @classmethod
     def of(cls, path: Path, uri: str, dataset: DatasetSpec) -> "DataFile":
@@ -66,6 +71,8 @@ class DataFile:
         elif self.format == "CSV":
             with _csv(self) as (header, _):
                 yield header
+        elif self.format == "ImageFolder":
+            yield list(self._image().values)
         else:
             yield from (list(row.values) for row in _jsonl_rows(self, on_bad))
 
@@ -77,7 +84,12 @@ class DataFile:
         """
         if self.format == "Parquet":
             return _parquet_rows(self, columns)
+        if self.format == "ImageFolder":
+            return iter([self._image()])
         return _csv_rows(self, on_bad) if self.format == "CSV" else _jsonl_rows(self, on_bad)
+
+    def _image(self) -> Row:
+        return Row({"image": self.path.name, "label": PurePosixPath(self.uri).parent.name}, self.uri)
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,8 @@ class Source:
     @classmethod
     def of(cls, split: str, found: Mapping[str, Path], dataset: DatasetSpec) -> "Source":
         """Return the source of a split, of the uri and path of each of its files."""
+        if dataset.format == "ImageFolder":
+            found = dict(_images(found, {uri.removesuffix("/**") for uri in dataset.files(split)}))
         files = tuple(DataFile.of(path, uri, dataset) for uri, path in found.items())
         return cls(", ".join(dataset.files(split)), files, dataset.max_samples)
 
@@ -218,6 +232,24 @@ def _parquet_rows(source: DataFile, columns: Sequence[str]) -> Iterator[Row]:
             raise malformed(
                 f"{source.uri} after row {number}", f"damaged ({_first_line(error)}): write the file again"
             ) from error
+
+
+def _images(found: Mapping[str, Path], folders: Set[str]) -> Iterator[tuple[str, Path]]:
+    """Yield the images of folders, one of each sub-folder in turn, so that the first ones are of all labels.
+
+    Raises:
+        TrainerError: `DATASET_MALFORMED`: one has no label.
+    """
+    by_label: dict[str, list[tuple[str, Path]]] = {}
+    for uri, path in found.items():
+        if not uri.lower().endswith(IMAGE_SUFFIXES):
+            continue
+        above = uri.rpartition("/")[0]
+        if above in folders:
+            raise malformed(uri, "it is in no sub-folder, whose name would be its label: move it into one")
+        by_label.setdefault(above.rpartition("/")[2], []).append((uri, path))
+    for each in zip_longest(*by_label.values()):
+        yield from (image for image in each if image is not None)
 
 
 def kind_of(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final, Protocol
 
 from .parts import Places
@@ -49,6 +50,21 @@ class SourceTarget:
     def length(self) -> int:
         """Number of tokens, of both."""
         return len(self.source_ids) + len(self.target_ids)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file, not decoded yet, and its class."""
+
+    file: Path | bytes
+    """The file, or what it holds."""
+    label: int
+    where: str
+    """In the data, for messages."""
+    length: int
+    """Patches that a base of patches of 16 x 16 pixels, as most are, makes of it."""
+    draw: tuple[int, int, int] | None = None
+    """Seed, epoch and index, by which it is varied; None: it stays as it is."""
 
 
 Encoded = tuple[Sample | None, bool]

@@ -134,10 +134,12 @@ _TASKS = {
     "Seq2SeqLM": TaskType.SEQ_2_SEQ_LM,
     "SequenceClassification": TaskType.SEQ_CLS,
     "TokenClassification": TaskType.TOKEN_CLS,
+    "ImageClassification": None,
 }
+"""Task -> peft's name of it; None: peft has none, and needs none."""
 
 
-def task_type(spec: PeftJobSpec) -> TaskType:
+def task_type(spec: PeftJobSpec) -> TaskType | None:
     """Return peft's name of the job's task."""
     return _TASKS[spec.task.type]
 

@@ -105,6 +105,8 @@ def _run(model: Any, task: Computes, batch: Batch, *, training: bool, accelerate
         stack.enter_context(torch.set_grad_enabled(training))
         stack.enter_context(gathers(model, meter))
         stack.enter_context(meter)
+        # Numbers such as those of images are of a size that counts.
+        tensors = {name: t.clone() if t.is_floating_point() else t for name, t in tensors.items()}
         dtype = next(p.dtype for p in model.parameters() if not p.requires_grad)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             loss, predicted = task.loss_sum(model, tensors)

@@ -37,6 +37,8 @@ class Inputs:
     """What the precision `Auto` means."""
     splits: Splits | None = None
     """The data; None: as long as `dataset.maxLength` allows, and all of it supervised."""
+    processor: Any = None
+    """Of the base; needed for images only, whose size it decides."""
 
     def labels(self, spec: PeftJobSpec) -> list[str] | None:
         """Return the names of the classes; two, while nobody knows."""
@@ -47,7 +49,7 @@ class Inputs:
 
     def task(self, spec: PeftJobSpec) -> Task:
         """Return the job's task."""
-        return task_of(spec, self.pad, self.labels(spec))
+        return task_of(spec, self.pad, self.labels(spec), self.processor)
 
     def dtype(self, spec: PeftJobSpec) -> torch.dtype:
         """Return the base's dtype."""

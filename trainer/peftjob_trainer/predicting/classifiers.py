@@ -1,4 +1,4 @@
-"""Predictors that tell labels or numbers: of texts, and of the words in them."""
+"""Predictors that tell labels or numbers: of texts, of the words in them, and of images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 import torch
 
+from ..data.pictures import decode, processed
+from .inputs import Shown
 from .predictor import Answer, Predictor, Question
 
 
@@ -37,6 +39,29 @@ class Classifier(Predictor):
         found = [dict(zip(self.labels, row, strict=True)) for row in self.logits(batch).softmax(-1).tolist()]
         best = [max(scores, key=lambda label: scores[label]) for scores in found]
         return [{"label": b, "score": scores[b], "scores": scores} for b, scores in zip(best, found, strict=True)]
+
+
+class ImageClassifier(Classifier):
+    """Tells the label of an image."""
+
+    auto_class = "AutoModelForImageClassification"
+    parts = ("image",)
+
+    def encode(self, kind: str, value: Shown) -> Question:
+        """Return the image file; pixels of many would fill the memory."""
+        return Question([], value)
+
+    def logits(self, batch: Sequence[Question]) -> torch.Tensor:
+        """Return what the head gives, fp32 (rows, outputs)."""
+        images = [decode(question.about.file, question.about.where) for question in batch]
+        pixels = processed(images, self.loaded.tokenizer).to(self.loaded.device)
+        logits: torch.Tensor = self.loaded.model(pixel_values=pixels).logits
+        return logits.float()
+
+    def answer(self, batch: Sequence[Question]) -> list[Answer]:
+        """Return `image` (its path, or the row that holds it) and what `Classifier` returns, of each."""
+        answers = super().answer(batch)
+        return [{"image": question.about.where, **answer} for question, answer in zip(batch, answers, strict=True)]
 
 
 class MultiLabelClassifier(Classifier):

@@ -1,15 +1,16 @@
-"""Rows to predict on: from a file of the kinds that are trained on, or lines of text. Used by `predict`."""
+"""Rows to predict on: from a file of the kinds that are trained on, lines of text, or images. Used by `predict`."""
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from peftjob_api import Reason
 
 from ..data.cells import listed, messages_of, strings_in, text_of
-from ..data.rows import DataFile, Row, empty
+from ..data.pictures import file_of
+from ..data.rows import IMAGE_SUFFIXES, DataFile, Row, empty
 from ..exits import TrainerError
 
 FORMATS: Final = {".jsonl": "JSONL", ".csv": "CSV", ".parquet": "Parquet", ".txt": "Text"}
@@ -21,16 +22,27 @@ class Inputs:
     """What is predicted on, in the order of the rows."""
 
     kind: str
-    """`text`, `messages` or `tokens`."""
+    """`text`, `messages`, `tokens` or `image`."""
     values: Sequence[Any]
-    """Texts, lists of `{role, content}`, or lists of words."""
+    """Texts, lists of `{role, content}`, lists of words, or `Shown`."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image file."""
+
+    file: Path | bytes
+    """The file, or what it holds."""
+    where: str
+    """Its path, or the row that holds it."""
 
 
 def read_inputs(name: str, format_: str | None, parts: Sequence[str], columns: Mapping[str, str]) -> Inputs:
     """Read rows.
 
     Args:
-        name: A file, or `-`: lines of text from standard input.
+        name: A file, or `-`: lines of text, or paths of images, from standard input. For images also one image, or a
+            folder of them, in the order of their names.
         format_: `JSONL`, `CSV`, `Parquet` or `Text`; None: by the file's ending.
         parts: That the task can read, the preferred first: such as `messages`, `prompt` and `text`.
         columns: Part -> column, where it has not the part's name.
@@ -38,9 +50,13 @@ def read_inputs(name: str, format_: str | None, parts: Sequence[str], columns: M
     Raises:
         TrainerError: `DATASET_NOT_FOUND`, `DATASET_COLUMN_MISSING`, `DATASET_EMPTY` or `DATASET_MALFORMED`.
     """
+    is_image = parts == ("image",)
     if name == STDIN:
-        return Inputs("text", [line.rstrip("\r\n") for line in sys.stdin if line.strip()])
+        lines = [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
+        return Inputs("image", [_shown(Path(line)) for line in lines]) if is_image else Inputs("text", lines)
     path = Path(name)
+    if is_image and format_ is None and (path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES):
+        return Inputs("image", [_shown(each) for each in _images(path)])
     if not path.is_file():
         raise TrainerError(Reason.DATASET_NOT_FOUND, f"--input {name}: there is no such file")
     chosen = format_ or FORMATS.get(path.suffix)
@@ -53,11 +69,37 @@ def read_inputs(name: str, format_: str | None, parts: Sequence[str], columns: M
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise TrainerError(Reason.DATASET_MALFORMED, f"--input {name}: not UTF-8: save it as UTF-8") from error
-        return Inputs("text", [line for line in lines if line.strip()])
+        lines = [line for line in lines if line.strip()]
+        return Inputs("image", [_shown(Path(line)) for line in lines]) if is_image else Inputs("text", lines)
     source = DataFile(path, name, chosen)
     part, column = _column(source, parts, columns)
+    if is_image:
+        rows = (replace(row, folder=path.parent) for row in source.rows([column]))
+        return Inputs("image", [_of_row(row, column) for row in rows])
     kind = part if part in ("messages", "tokens") else "text"
     return Inputs(kind, [_value(row, kind, column) for row in source.rows([column])])
+
+
+def _images(path: Path) -> list[Path]:
+    """Return an image, or all of a folder."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(each for each in path.rglob("*") if each.suffix.lower() in IMAGE_SUFFIXES and each.is_file())
+    if not found:
+        raise TrainerError(Reason.DATASET_EMPTY, f"--input {path}: there is no image in the folder")
+    return found
+
+
+def _shown(path: Path) -> Shown:
+    if not path.is_file():
+        raise TrainerError(Reason.DATASET_NOT_FOUND, f"there is no image {path}")
+    return Shown(path, str(path))
+
+
+def _of_row(row: Row, column: str) -> Shown:
+    _need(row, column)
+    file = file_of(row, column)
+    return Shown(file, str(file) if isinstance(file, Path) else row.where)
 
 
 def _column(source: DataFile, parts: Sequence[str], columns: Mapping[str, str]) -> tuple[str, str]:
@@ -77,10 +119,14 @@ def _column(source: DataFile, parts: Sequence[str], columns: Mapping[str, str]) 
 
 
 def _value(row: Row, kind: str, column: str) -> Any:
+    _need(row, column)
+    if kind == "messages":
+        return messages_of(row, column, learned=False)
+    return strings_in(row, column, "words") if kind == "tokens" else text_of(row, column)
+
+
+def _need(row: Row, column: str) -> None:
     if column not in row.values:
         raise TrainerError(
             Reason.DATASET_COLUMN_MISSING, f"{row.where} has no column {column!r}, only {listed(list(row.values))}"
         )
-    if kind == "messages":
-        return messages_of(row, column, learned=False)
-    return strings_in(row, column, "words") if kind == "tokens" else text_of(row, column)

@@ -14,7 +14,7 @@ from peftjob_api import Reason
 from peftjob_api.spec import BaseModelSpec, StorageSpec
 
 from ..exits import TrainerError
-from ..session import load_tokenizer
+from ..processors import IMAGE_TASKS, load_image_processor, load_tokenizer, pad_of
 from ..sharding.sources import Read, open_source
 from ..storage import fetch_adapter, fetch_model
 from ..storage.adapters import CONFIG_NAME
@@ -42,6 +42,7 @@ class Loaded:
     usage: Usage
     model: Any
     tokenizer: Any
+    """Or the image processor."""
     device: torch.device
 
 
@@ -77,7 +78,7 @@ def load(
             usage = replace(usage, base=base, revision=None)
         folder = _whole(BaseModelSpec(uri=usage.base, revision=usage.revision), storage, work / "base")
         model = _from_pretrained(folder, usage, auto_classes, _head(usage))
-        model.config.pad_token_id = load_tokenizer(folder).pad_token_id
+        model.config.pad_token_id = pad_of(_processor(usage, folder))
         try:
             model = _adapted(model, adapter)
         except (ValueError, RuntimeError, KeyError) as error:
@@ -85,7 +86,12 @@ def load(
                 Reason.ADAPTER_UNSUITABLE, f"{uri}: it does not fit {usage.base} ({error}): correct --base"
             ) from error
         folder = adapter if (adapter / "tokenizer_config.json").is_file() else folder
-    return Loaded(usage, model.eval().to(device), load_tokenizer(folder), device)
+    return Loaded(usage, model.eval().to(device), _processor(usage, folder), device)
+
+
+def _processor(usage: Usage, folder: Path) -> Any:
+    """Return the tokenizer, or the image processor, in a folder."""
+    return load_image_processor(folder, usage.base) if usage.task in IMAGE_TASKS else load_tokenizer(folder)
 
 
 def _adapted(model: Any, folder: Path) -> Any:

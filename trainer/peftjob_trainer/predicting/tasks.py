@@ -4,7 +4,7 @@ from typing import Final
 
 import torch
 
-from .classifiers import Classifier, MultiLabelClassifier, Regressor, Tagger
+from .classifiers import Classifier, ImageClassifier, MultiLabelClassifier, Regressor, Tagger
 from .inputs import Inputs
 from .loading import Loaded
 from .predictor import Answer, Predictor, Settings
@@ -18,6 +18,7 @@ PREDICTORS: Final[dict[str, type[Predictor]]] = {
     "SequenceClassification/Regression": Regressor,
     "TokenClassification": Tagger,
     "TokenClassification/Plain": Tagger,
+    "ImageClassification": ImageClassifier,
 }
 """`TaskSpec.kind` -> its predictor."""
 

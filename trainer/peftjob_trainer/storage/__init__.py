@@ -4,7 +4,7 @@ Used by `claim` and `publish` (stores) and by the trainer's start (fetching); no
 """
 
 from .adapters import fetch_adapter
-from .datasets import all_here, fetch_files
+from .datasets import all_here, fetch_beside, fetch_files
 from .fetch import fetch_model, open_store
 from .store import ConditionsUnsupported, ObjectInfo, ObjectNotFound, PreconditionFailed, Store, Stream
 
@@ -17,6 +17,7 @@ __all__ = [
     "Stream",
     "all_here",
     "fetch_adapter",
+    "fetch_beside",
     "fetch_files",
     "fetch_model",
     "open_store",

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from peftjob_api import Reason
@@ -21,7 +22,7 @@ from .store import ObjectNotFound
 from .uris import parse
 
 _LISTING = "files.json"
-_PARALLEL_FILES = 4
+_PARALLEL_FILES = 8
 _WILDCARDS = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*"}
 
 
@@ -55,6 +56,31 @@ def fetch_files(uris: Sequence[str], storage: StorageSpec, dest: Path) -> dict[s
     )
     temporary.replace(listing)
     return found
+
+
+def fetch_beside(uri: str, names: Iterable[str], storage: StorageSpec, folder: Path) -> None:
+    """Copy files that lie beside a file on S3; what is not there is left out, for its reader to tell.
+
+    Args:
+        uri: Of the file.
+        names: Paths relative to its folder, none of which leaves it.
+        storage: `spec.storage`.
+        folder: With the copy of the file.
+
+    Raises:
+        TrainerError: What the storage service says.
+    """
+    location = parse(uri.rpartition("/")[0])
+    store = S3Store(make_client(storage.s3), location.container, location.path)
+
+    def copy(name: str) -> Path:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(ObjectNotFound):
+            store.download(name, path)
+        return path
+
+    _copied("", [name for name in names if not (folder / name).exists()], copy)
 
 
 def all_here(uris: Iterable[str]) -> bool:

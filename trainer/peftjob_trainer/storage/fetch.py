@@ -39,7 +39,10 @@ log = logging.getLogger(__name__)
 CONFIG_NAME = "config.json"
 _SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 _TOKENIZER_SUFFIXES = (".model", ".tiktoken")
-_TOKENIZER_NAMES = {"tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt"}
+_PROCESSOR_NAMES = {
+    "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "preprocessor_config.json",
+    "processor_config.json",
+}  # fmt: skip
 _PARALLEL_FILES = 4
 
 
@@ -176,8 +179,12 @@ def _check_names(uri: str, names: Sequence[str]) -> None:
         if pickles:
             why += f", only {_some(pickles)}, which is not read because it could run code: convert it to safetensors"
         raise _no_model(uri, why)
-    if not any(name in _TOKENIZER_NAMES or name.endswith(_TOKENIZER_SUFFIXES) for name in names):
-        raise _no_model(uri, f"there is no tokenizer (such as tokenizer.json), only {_some(names)}")
+    if not any(name in _PROCESSOR_NAMES or name.endswith(_TOKENIZER_SUFFIXES) for name in names):
+        raise _no_model(
+            uri,
+            f"there is no tokenizer (such as tokenizer.json) and no image processor (preprocessor_config.json), only "
+            f"{_some(names)}",
+        )
 
 
 def _no_model(uri: str, why: str) -> TrainerError:

@@ -7,6 +7,7 @@ from peftjob_api import PeftJobSpec
 
 from .causal_lm import CausalLM
 from .common import Task
+from .image_classification import ImageClassification
 from .judge import judge
 from .seq2seq_lm import Seq2SeqLM
 from .sequence_classification import MultiLabel, Regression, SequenceClassification
@@ -22,6 +23,7 @@ _TASKS: dict[str, type[Task]] = {
     "SequenceClassification/Regression": Regression,
     "TokenClassification": TokenClassification,
     "TokenClassification/Plain": PlainTokenClassification,
+    "ImageClassification": ImageClassification,
 }
 """`TaskSpec.kind` -> its class."""
 

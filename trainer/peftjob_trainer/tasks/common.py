@@ -33,7 +33,7 @@ class Task(ABC):
             spec: Of the job.
             pad: Token id of padding.
             labels: Names of the classes; None for a task without classes.
-            tokenizer: Of the base model; None where nothing is computed, as on paper.
+            tokenizer: Of the base model, or its image processor; None where nothing is computed, as on paper.
         """
         self.spec = spec
         self.pad = pad
@@ -86,6 +86,10 @@ class Task(ABC):
     def written(self, sample: Any, tokens: int) -> Any:
         """Return a sample whose batch costs what it costs to write so many tokens for this one."""
         raise AssertionError(f"{type(self).__name__} writes no texts")
+
+    def varied(self, sample: Any, draw: tuple[int, int, int]) -> Any:
+        """Return a sample as training sees it this time, a function of seed, epoch and index of the sample."""
+        return sample
 
     def silence(self, batch: Batch) -> Batch:
         """Return the batch with nothing supervised: it costs the same collectives and gives a loss of zero."""

@@ -9,7 +9,7 @@ from peftjob_api import Reason
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import AutoModelForSequenceClassification
 
-from ..data import IGNORED, Example
+from ..data import IGNORED, Example, Sample
 from ..exits import TrainerError
 from ..sharding.skeleton import Skeletons
 from .common import TOKEN, Batch, Task, longest_of, pad_rows
@@ -62,7 +62,7 @@ class SequenceClassification(Task):
         """Return 1: the loss is divided by rows."""
         return 1
 
-    def collate(self, samples: Sequence[Example]) -> Batch:
+    def collate(self, samples: Sequence[Any]) -> Batch:
         """Return int64 tensors `input_ids` and `attention_mask` (rows, longest), and `labels`: int64 (rows)."""
         return {**pad_rows(samples, self.pad), "labels": torch.tensor([sample.labels for sample in samples])}
 
@@ -76,20 +76,23 @@ class SequenceClassification(Task):
         outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
         return outputs.logits.float()
 
-    def metrics(self, loss: float, predicted: torch.Tensor | None, samples: Sequence[Example]) -> dict[str, float]:
+    def truth(self, samples: Sequence[Any]) -> list[Any]:
+        """Return the classes that are right."""
+        return [sample.labels for sample in samples]
+
+    def metrics(self, loss: float, predicted: torch.Tensor | None, samples: Sequence[Any]) -> dict[str, float]:
         """Return `loss`, `accuracy` and `macroF1`."""
         from sklearn.metrics import accuracy_score, f1_score  # 70 MB and seconds, of which loading is to have the use
 
         assert predicted is not None
-        truth = [sample.labels for sample in samples]
-        classes = predicted.long().tolist()
+        truth, classes = self.truth(samples), predicted.long().tolist()
         return {
             "loss": loss,
             "accuracy": float(accuracy_score(truth, classes)),
             "macroF1": float(f1_score(truth, classes, average="macro", zero_division=0)),
         }
 
-    def largest(self, samples: Sequence[Example] | None, limit: int) -> Example:
+    def largest(self, samples: Sequence[Any] | None, limit: int) -> Sample:
         """Return an example as long as the longest."""
         return Example((TOKEN,) * longest_of(samples, limit), 0)
 

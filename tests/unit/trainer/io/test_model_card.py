@@ -98,6 +98,7 @@ def test_a_classifier_s_labels_are_in_the_snippet(card: Callable[..., str], tmp_
     [
         ({"type": "Seq2SeqLM"}, "text2text-generation"),
         ({"type": "TokenClassification"}, "token-classification"),
+        ({"type": "ImageClassification"}, "image-classification"),
         (
             {"type": "SequenceClassification", "sequenceClassification": {"problem": "MultiLabel"}},
             "text-classification",

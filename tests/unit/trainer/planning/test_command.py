@@ -19,19 +19,20 @@ SAMPLES = sorted((ROOT / "crds/samples").glob("*.yaml"))
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders with a config and a tokenizer, and no weights."""
+    """Folders with a config and a tokenizer or an image processor."""
     folder = tmp_path_factory.mktemp("bases")
     for name in ("llama", "bert"):
         extra: dict[str, Any] = {"num_key_value_heads": 1} if name == "llama" else {}
         config = AutoConfig.for_model(name, **tiny.SIZES, num_hidden_layers=2, pad_token_id=0, **extra)
         config.save_pretrained(folder / name)
         tiny.write_tokenizer(folder / name)
+    tiny.write_vit(folder / "vit")
     return folder
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=[path.stem for path in SAMPLES])
 def test_samples_are_planned(sample: Path, bases: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    base = bases / ("bert" if sample.stem == "sentiment" else "llama")
+    base = bases / {"sentiment": "bert", "imaging": "vit"}.get(sample.stem, "llama")
     assert plan.main([str(sample), "--base", str(base)]) == 0
     said = capsys.readouterr().out
     assert "the data is not on this machine" in said

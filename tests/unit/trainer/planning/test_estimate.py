@@ -18,7 +18,8 @@ from peftjob_trainer.planning.dry_run import Batch
 from peftjob_trainer.planning.estimate import Inputs, estimate, largest_batches
 from peftjob_trainer.planning.memory import LAUNCHER, host_memory, share_of
 from peftjob_trainer.planning.meter import Meter, Resident, fake_mode
-from transformers import AutoConfig
+from peftjob_trainer.processors import load_image_processor
+from transformers import AutoConfig, ViTImageProcessor
 
 WIDTH, INNER, WORDS, LAYERS, RANK = 8, 12, 50, 2, 4
 SIZES = {
@@ -113,7 +114,37 @@ def test_an_encoder_and_a_decoder(tmp_path: Path) -> None:
     assert not found.is_rough
 
 
-@pytest.mark.parametrize("kind", [kind for kind in METRICS if "Classification" in kind])
+def vit(folder: Path, **settings: Any) -> Path:
+    """Write config and image processor of a base of images of 32 x 32 pixels."""
+    sizes = {key: value for key, value in SIZES.items() if key != "vocab_size"}
+    AutoConfig.for_model("vit", **sizes, image_size=32, patch_size=4, **settings).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def images(folder: Path, job: PeftJobSpec) -> Demand:
+    return estimate(job, Inputs(folder, 0, torch.float32, processor=load_image_processor(folder, "file:///model")))
+
+
+def test_images_are_told_from_the_processor_alone(tmp_path: Path) -> None:
+    found = images(vit(tmp_path), spec("ImageClassification", microBatchSize=2))
+    patches = 8 * 8 + 1
+    embedding = 3 * 4 * 4 * WIDTH + WIDTH + WIDTH + patches * WIDTH
+    layer = 4 * (WIDTH * WIDTH + WIDTH) + 2 * WIDTH * INNER + WIDTH + INNER + 4 * WIDTH
+    head = 2 * WIDTH + 2
+    assert found.base_parameters == embedding + LAYERS * layer + 2 * WIDTH + head  # the one that peft keeps beside it
+    assert found.trained == LAYERS * RANK * (4 * 2 * WIDTH + 2 * (WIDTH + INNER)) + head
+    assert not found.is_rough
+
+
+def test_the_pixels_of_a_batch_are_in_the_plan(tmp_path: Path) -> None:
+    folder = vit(tmp_path, num_channels=3)
+    few, many = (images(folder, spec("ImageClassification", microBatchSize=rows)).whole for rows in (1, 4))
+    pixels, states = 3 * 32 * 32 * 4, 65 * WIDTH * 4
+    assert many - few > 3 * (pixels + LAYERS * states)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in METRICS if "Classification" in kind and "Image" not in kind])
 def test_each_head_runs_without_data(tmp_path: Path, kind: str) -> None:
     task, _, variant = kind.partition("/")
     job = spec(task).to_wire()

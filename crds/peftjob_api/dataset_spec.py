@@ -16,9 +16,11 @@ COLUMNS_OF: Final = {
     "spans": ("TokenClassification",),
     "source": ("Seq2SeqLM",),
     "target": ("Seq2SeqLM",),
-    "prompt": ("CausalLM",),
+    "prompt": ("CausalLM", "PreferenceOptimisation"),
     "completion": ("CausalLM",),
     "messages": ("CausalLM",),
+    "chosen": ("PreferenceOptimisation",),
+    "rejected": ("PreferenceOptimisation",),
 }
 """Part of a row -> the tasks that read it."""
 
@@ -45,19 +47,19 @@ class ColumnsSpec(ApiModel):
     target: ColumnName | None = None
     """target is the column of the text that is to come out, for Seq2SeqLM. Default name: `target`."""
     prompt: ColumnName | None = None
-    """prompt is the column of what comes before the completion. Default name: `prompt`."""
+    """prompt is the column of what comes before the completion, or before chosen and rejected. Default name:
+    `prompt`."""
     completion: ColumnName | None = None
     """completion is the column of what is to be learned. Default name: `completion`."""
     messages: ColumnName | None = None
     """messages is the column of a chat: a list of `{role, content}`. Default name: `messages`."""
+    chosen: ColumnName | None = None
+    """chosen is the column of the preferred answer to the prompt, for PreferenceOptimisation: a text, or messages, of
+    the answer or of a whole chat. Default name: `chosen`."""
+    rejected: ColumnName | None = None
+    """rejected is the column of the other answer, of the same kind. Default name: `rejected`."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "has(self.prompt) == has(self.completion)",
-            lambda c: (c.prompt is None) == (c.completion is None),
-            "prompt and completion belong together: set both or none",
-            ".prompt",
-        ),
         Rule(
             "[has(self.text), has(self.prompt), has(self.messages)].filter(x, x).size() <= 1",
             lambda c: sum(x is not None for x in (c.text, c.prompt, c.messages)) <= 1,

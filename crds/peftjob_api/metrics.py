@@ -4,7 +4,7 @@ from typing import Final, Literal
 
 Metric = Literal[
     "Loss", "Accuracy", "MacroF1", "MicroF1", "RMSE", "MAE", "Pearson", "Spearman", "Precision", "Recall", "F1",
-    "ChrF", "BLEU", "ROUGEL", "ExactMatch",
+    "ChrF", "BLEU", "ROUGEL", "ExactMatch", "Margin",
 ]  # fmt: skip
 
 GENERATED: Final[tuple[Metric, ...]] = ("ChrF", "BLEU", "ROUGEL", "ExactMatch")
@@ -19,6 +19,7 @@ METRICS: Final[dict[str, tuple[Metric, ...]]] = {
     "TokenClassification": ("F1", "Precision", "Recall", "Accuracy", "Loss"),
     "TokenClassification/Plain": ("Accuracy", "MacroF1", "Loss"),
     "ImageClassification": ("Accuracy", "MacroF1", "Loss"),
+    "PreferenceOptimisation": ("Loss", "Accuracy", "Margin"),
 }
 """`TaskSpec.kind` -> metrics that fit it, the default first."""
 

@@ -25,6 +25,7 @@ _SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "Seq2SeqLM": ("LoRA",),
     "TokenClassification": ("LoRA",),
     "ImageClassification": ("LoRA",),
+    "PreferenceOptimisation": ("LoRA", "AdaLoRA", "VeRA", "LoHa", "LoKr", "OFT", "IA3"),
 }
 """Tasks that only some methods have been shown to learn so far."""
 
@@ -37,6 +38,7 @@ UNSUPPORTED: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
     }
     | {("TrainableTokens", task): "peft cannot publish the head of this task beside the tokens" for task in _HEADED}
     | {(method, "ImageClassification"): why for method, why in _OF_TEXT.items()}
+    | {("BitFit", "PreferenceOptimisation"): "it trains the base itself, which this task needs as it was"}
 )
 """(method, task) -> why they do not go together, as the end of a sentence. All other pairs do."""
 

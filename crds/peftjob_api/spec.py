@@ -177,6 +177,12 @@ _METHOD_RULES = (
         ".dataset.packing",
     ),
     Rule(
+        "self.task.type != 'PreferenceOptimisation' || !has(self.method.lora) || self.method.lora.bias == 'None'",
+        lambda s: s.task.type != "PreferenceOptimisation" or s.method.lora is None or s.method.lora.bias == "None",
+        "method.lora.bias trains the base itself, which PreferenceOptimisation needs as it was: set bias to None",
+        ".method.lora.bias",
+    ),
+    Rule(
         "self.method.type != 'PrefixTuning' || !self.training.gradientCheckpointing",
         lambda s: s.method.type != "PrefixTuning" or not s.training.gradient_checkpointing,
         "training.gradientCheckpointing takes no keys and values from outside of a block, as PrefixTuning gives them: "
@@ -266,6 +272,15 @@ class PeftJobSpec(ApiModel):
             "dataset.format ImageFolder is for ImageClassification: set task.type to it, or name a JSONL, CSV or "
             "Parquet file",
             ".dataset.format",
+        ),
+        Rule(
+            "self.task.type != 'CausalLM' || has(self.dataset.columns.prompt) == has(self.dataset.columns.completion)",
+            lambda s: (
+                s.task.type != "CausalLM"
+                or (s.dataset.columns.prompt is None) == (s.dataset.columns.completion is None)
+            ),
+            "dataset.columns.prompt and completion belong together: set both or none",
+            ".dataset.columns.prompt",
         ),
         *_METHOD_RULES,
         Rule(

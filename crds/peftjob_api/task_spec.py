@@ -95,6 +95,16 @@ class ImageClassificationTask(ApiModel):
     rules: ClassVar[tuple[Rule, ...]] = (_DISTINCT_LABELS,)
 
 
+class PreferenceOptimisationTask(ApiModel):
+    """Settings of the task PreferenceOptimisation."""
+
+    beta: Annotated[float, Field(gt=0, le=100)] = 0.1
+    """beta is how strongly the model is held to what the base says: the smaller, the further it may go from there."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """labelSmoothing is the share of rows that are taken to prefer the wrong answer (Mitchell 2023, "A note on DPO with
+    noisy preferences")."""
+
+
 TASK_OF: Final[Mapping[str, str]] = MappingProxyType(
     {
         "causalLM": "CausalLM",
@@ -102,6 +112,7 @@ TASK_OF: Final[Mapping[str, str]] = MappingProxyType(
         "sequenceClassification": "SequenceClassification",
         "tokenClassification": "TokenClassification",
         "imageClassification": "ImageClassification",
+        "preferenceOptimisation": "PreferenceOptimisation",
     }
 )
 """Field with a task's settings -> the task's type."""
@@ -110,12 +121,19 @@ TASK_OF: Final[Mapping[str, str]] = MappingProxyType(
 class TaskSpec(ApiModel):
     """What the model learns to do."""
 
-    type: Literal["CausalLM", "Seq2SeqLM", "SequenceClassification", "TokenClassification", "ImageClassification"] = (
-        "CausalLM"
-    )
+    type: Literal[
+        "CausalLM",
+        "Seq2SeqLM",
+        "SequenceClassification",
+        "TokenClassification",
+        "ImageClassification",
+        "PreferenceOptimisation",
+    ] = "CausalLM"
     """type of the task: `CausalLM` (continue text, answer prompts, chat), `Seq2SeqLM` (one text into another by an
     encoder-decoder model: translate, summarise), `SequenceClassification` (labels or a number per text),
-    `TokenClassification` (labels of words, or of spans of a text) or `ImageClassification` (a label per image)."""
+    `TokenClassification` (labels of words, or of spans of a text), `ImageClassification` (a label per image) or
+    `PreferenceOptimisation` (of two answers to a prompt rather the one than the other: DPO, Rafailov et al. 2023,
+    arXiv:2305.18290)."""
     causal_lm: Annotated[CausalLMTask | None, Field(alias="causalLM")] = None
     """causalLM holds settings of the task `CausalLM`."""
     seq2seq_lm: Annotated[Seq2SeqLMTask | None, Field(alias="seq2seqLM")] = None
@@ -126,6 +144,8 @@ class TaskSpec(ApiModel):
     """tokenClassification holds settings of the task `TokenClassification`."""
     image_classification: ImageClassificationTask | None = None
     """imageClassification holds settings of the task `ImageClassification`."""
+    preference_optimisation: PreferenceOptimisationTask | None = None
+    """preferenceOptimisation holds settings of the task `PreferenceOptimisation`."""
 
     rules: ClassVar[tuple[Rule, ...]] = variant_rules("task", TASK_OF)
 

@@ -30,7 +30,8 @@ class EvaluationSpec(ApiModel):
     that fits: CausalLM, Seq2SeqLM: `Loss`, and with generate `ChrF`, `BLEU`, `ROUGEL`, `ExactMatch`.
     SequenceClassification: `Accuracy`, `MacroF1`, `Loss`; of MultiLabel `MicroF1`, `MacroF1`, `Accuracy` (rows with
     all labels right), `Loss`; of Regression `RMSE`, `MAE`, `Pearson`, `Spearman`, `Loss`. TokenClassification: `F1`,
-    `Precision`, `Recall` (of whole names), `Accuracy` (of words), `Loss`; of Plain `Accuracy`, `MacroF1`, `Loss`."""
+    `Precision`, `Recall` (of whole names), `Accuracy` (of words), `Loss`; of Plain `Accuracy`, `MacroF1`, `Loss`.
+    PreferenceOptimisation: `Loss`, `Accuracy` (of which answer is preferred), `Margin` (of the rewards)."""
     generate: GenerateSpec | None = None
     """generate lets the model write, for prompts of the data, and compares this with what is written there. For
     CausalLM with prompts or chats, and Seq2SeqLM."""

@@ -21,6 +21,8 @@ UNEQUAL = "translations, written"
 """What this model writes ends early, here and there."""
 WRITTEN = ("answers", UNEQUAL)
 """Runs in which the model writes; of two ranks, one has nothing to write in the last batch."""
+PREFERRED = "preferences"
+"""One rank, two ranks and plain PyTorch must agree on it."""
 BLOCKS = 12
 STEPS = 10
 """Of the runs of each shard group; each is one micro step of four ranks, and four of one rank."""
@@ -44,6 +46,8 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
         tiny.write_tagged(folder / f"tags-{rows}.jsonl", rows)
     tiny.write_vit(folder / "vit", spread=0.1)
     tiny.write_pictures(folder / "images-33.jsonl", 33)
+    tiny.write_preferences(folder / "preferences-33.jsonl", 33)
+    tiny.write_preferences(folder / "preferences-9.jsonl", 9, seed=10)
     tiny.write_adapter(folder / "before", folder / "bert")
     clm: dict[str, Any] = {"model": "llama", "kind": "CausalLM"}
     cls: dict[str, Any] = {"model": "bert", "kind": "SequenceClassification"}
@@ -87,6 +91,13 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
             "translations-33.jsonl",
             training={**parts, "evaluation": {"metric": "ChrF", "generate": {"maxNewTokens": 12, "maxSamples": 9}}},
             dataset={"validation": f"file://{folder}/translations-33.jsonl"},
+        ),
+        PREFERRED: _preferred(folder, {"type": "LoRA", "lora": {"rank": 4, "alpha": 8}}),
+        f"{PREFERRED}, dropout": _preferred(folder, dropout),
+        f"{PREFERRED}, PiSSA": _preferred(
+            folder,
+            {"type": "LoRA", "modulesToSave": ["lm_head"], "lora": {"rank": 4, "initialisation": "PiSSA"}},
+            maxSteps=3,
         ),
         "packed": job(clm, "completions-45.jsonl", training=parts, dataset={"packing": True}),
         "checkpointed": job(clm, "completions-45.jsonl", training={**whole, "gradientCheckpointing": True}),
@@ -145,6 +156,20 @@ def _classified(folder: Path, problem: str, column: str) -> dict[str, Any]:
         task={"type": "SequenceClassification", "sequenceClassification": {"problem": problem}},
         training={"microBatchSize": 4},
         dataset={"columns": {"label": column}, "validation": f"file://{folder}/labelled-1.jsonl"},
+    )
+
+
+def _preferred(folder: Path, method: dict[str, Any], **training: Any) -> dict[str, Any]:
+    """Return a job whose steps, and whose evaluation, leave the second of two ranks none in their last micro batch."""
+    return tiny.job(
+        folder,
+        model="llama",
+        kind="PreferenceOptimisation",
+        train="preferences-33.jsonl",
+        task={"type": "PreferenceOptimisation", "preferenceOptimisation": {"beta": 0.5, "labelSmoothing": 0.1}},
+        method=method,
+        training={"microBatchSize": 4, "learningRate": 3e-3, **training},
+        dataset={"validation": f"file://{folder}/preferences-9.jsonl"},
     )
 
 

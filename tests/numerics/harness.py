@@ -99,6 +99,19 @@ def written(run: train.Run, calls: Counter[Any]) -> dict[str, Any]:
     return {**found, "steps": longest.tolist()}
 
 
+def references(run: train.Run) -> dict[int, list[float]]:
+    """Return, of this rank's pairs of answers, the log-probabilities by the reference, as in the midst of training."""
+    found: dict[int, list[float]] = {}
+    if run.spec.task.type != "PreferenceOptimisation":
+        return found
+    run.sharded.model.train()
+    for indices, batch in run.batching.micro_batches(run.splits.validation.examples):
+        with torch.no_grad():
+            _, reference = run.task.log_probabilities(run.sharded.model, batch)
+        found |= dict(zip(indices, torch.stack(reference.chunk(2), 1).tolist(), strict=False))
+    return found
+
+
 def do(
     name: str, body: dict[str, Any], place: Place, folder: Path, calls: Counter[Any], spare: int = 0
 ) -> dict[str, Any]:
@@ -144,6 +157,7 @@ def do(
         "evaluations": [asdict(record) for record in history.evaluations],
         "published": again,
         "written": written(run, calls),
+        "references": references(run),
         "base": asdict(history.base_bytes) if history.base_bytes else {},
         "plan": plan.model_dump(),
         "whole": sharded.whole_bytes(),

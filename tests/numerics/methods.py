@@ -120,6 +120,7 @@ TASKS = {
     "SequenceClassification": ("bert", "classes"),
     "TokenClassification": ("bert", "tags"),
     "ImageClassification": ("vit", "images"),
+    "PreferenceOptimisation": ("llama", "preferences"),
 }
 """Task -> its base model, and its data."""
 OF_METHOD = {row.method["type"]: row for row in reversed(ROWS)}
@@ -167,6 +168,8 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
     tiny.write_vit(folder / "vit", spread=SPREAD)
     tiny.write_pictures(folder / "images.jsonl", EXAMPLES)
     tiny.write_pictures(folder / "unseen-images.jsonl", 9, seed=5)
+    tiny.write_preferences(folder / "preferences.jsonl", EXAMPLES)
+    tiny.write_preferences(folder / "unseen-preferences.jsonl", 9, seed=10)
     runs = [(row, precision, "CausalLM") for row in ROWS for precision in PRECISIONS]
     runs += [(OF_METHOD[method], precision, task) for method, task, precision in PAIRS]
     return {run_name(*run): job(folder, *run) for run in runs}

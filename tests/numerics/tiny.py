@@ -146,6 +146,17 @@ def write_translations(path: Path, rows: int) -> None:
     path.write_text("".join(json.dumps({"source": s, "target": s.upper()}) + "\n" for s in sources))
 
 
+def write_preferences(path: Path, rows: int, seed: int = 9) -> None:
+    """Write prompts with two answers of 1 to 6 words; the chosen one ends in green, of which the other has none."""
+    chance = random.Random(seed)
+    lines = []
+    for _ in range(rows):
+        chosen, rejected = (f" {words(chance, chance.randint(1, 5))}" for _ in range(2))
+        rejected = f"{rejected.replace('green', 'red')} on"
+        lines.append({"prompt": words(chance, 2), "chosen": f"{chosen} green", "rejected": rejected})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def write_classified(path: Path, rows: int, seed: int = 4) -> None:
     """Write texts of 1 to 9 words; how often the first word is red tells the label."""
     chance = random.Random(seed)

@@ -36,6 +36,16 @@ def span(start: object, end: object, label: object = "PER") -> dict[str, object]
     return {"start": start, "end": end, "label": label}
 
 
+def answered(chosen: object, rejected: object, prompt: object = "a") -> dict[str, object]:
+    """Return a row of a prompt and two answers."""
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def turn(role: str, content: str) -> dict[str, str]:
+    """Return a message of a chat."""
+    return {"role": role, "content": content}
+
+
 def parquet(path: Path, **columns: list[Any]) -> bytes:
     """Return a Parquet file."""
     pyarrow.parquet.write_table(pyarrow.table(columns), path)

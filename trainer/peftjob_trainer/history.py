@@ -39,6 +39,7 @@ METRIC_KEYS: Final[dict[Metric, str]] = {
     "Loss": "loss", "Accuracy": "accuracy", "MacroF1": "macroF1", "MicroF1": "microF1", "RMSE": "rmse", "MAE": "mae",
     "Pearson": "pearson", "Spearman": "spearman", "Precision": "precision", "Recall": "recall", "F1": "f1",
     "ChrF": "chrF", "BLEU": "bleu", "ROUGEL": "rougeL", "ExactMatch": "exactMatch",
+    "Margin": "margin",
 }  # fmt: skip
 """The key in `EvalRecord.metrics` of each value of `spec.training.evaluation.metric`."""
 

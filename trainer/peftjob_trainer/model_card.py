@@ -53,8 +53,10 @@ _NAMES = (
 )
 _CLASSIFIER = "AutoModelForSequenceClassification", "text-classification"
 _TAGGER = _Use("AutoModelForTokenClassification", "token-classification", "tags.py.j2", _NAMES)
+_WRITER = _Use("AutoModelForCausalLM", "text-generation", "text.py.j2")
 _USES = {
-    "CausalLM": _Use("AutoModelForCausalLM", "text-generation", "text.py.j2"),
+    "CausalLM": _WRITER,
+    "PreferenceOptimisation": _WRITER,
     "Seq2SeqLM": _Use("AutoModelForSeq2SeqLM", "text2text-generation", "target.py.j2"),
     "SequenceClassification": _Use(*_CLASSIFIER, "classes.py.j2", _NAMES),
     "SequenceClassification/MultiLabel": _Use(

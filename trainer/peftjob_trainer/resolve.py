@@ -36,6 +36,8 @@ _RATES: Final = {
     "TrainableTokens": 4.0,
 }
 """Method -> its learning rate by that of LoRA: the fewer it trains, and the further from the output, the larger."""
+_PREFERENCES: Final = 0.02
+"""Of that of learning the text: a preference is learned by far smaller steps."""
 _SMALL_BATCH, _BATCH, _LARGE_BATCH = 16, 32, 64
 _FEW, _USUAL, _MANY = 2_000, 10_000, 50_000
 """Examples up to which a batch is small, and from which on it is large."""
@@ -116,7 +118,7 @@ def resolve(spec: PeftJobSpec, facts: Facts, examples: int | None) -> ResolvedSp
     training = spec.training
     examples = _USUAL if examples is None else examples
     batch = training.batch_size or max(_batch(examples), training.micro_batch_size or 1)
-    rate = training.learning_rate or _rate(spec.method.type, facts.width)
+    rate = training.learning_rate or _rate(spec, facts.width)
     epochs = training.epochs
     if epochs is None and training.max_steps is None:
         epochs = _epochs(examples, batch)
@@ -151,9 +153,10 @@ def _batch(examples: int) -> int:
     return _BATCH if examples <= _MANY else _LARGE_BATCH
 
 
-def _rate(method: str, width: int) -> float:
+def _rate(spec: PeftJobSpec, width: int) -> float:
     """Return a learning rate, rounded to two digits: smaller for a wider model, by the square root."""
-    rate = _RATE * _RATES[method] * math.sqrt(_WIDTH / width)
+    rate = _RATE * _RATES[spec.method.type] * math.sqrt(_WIDTH / width)
+    rate *= _PREFERENCES if spec.task.type == "PreferenceOptimisation" else 1.0
     digits = 1 - math.floor(math.log10(rate))
     return round(rate, digits)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from peftjob_api import PeftJobSpec
 from peftjob_api.method_spec import MethodSpec
+from peftjob_api.task_spec import TaskSpec
 from peftjob_trainer.resolve import Facts, fit_length, read_facts, resolve, told_of
 from transformers import AutoConfig
 
@@ -71,6 +72,12 @@ def test_batch_and_epochs(examples: int | None, given: dict[str, Any], want: tup
 def test_a_wider_model_learns_in_smaller_steps(width: int, want: float) -> None:
     assert resolve(spec(), Facts(width, None), 100).training.learning_rate == want
     assert resolve(spec(learningRate=0.01), Facts(width, None), 100).training.learning_rate == 0.01
+
+
+def test_preferences_are_learned_in_far_smaller_steps() -> None:
+    said = spec()
+    preferring = said.model_copy(update={"task": TaskSpec(type="PreferenceOptimisation")})
+    assert resolve(preferring, WIDE, 100).training.learning_rate == 1e-5
 
 
 def test_every_method_has_a_learning_rate() -> None:

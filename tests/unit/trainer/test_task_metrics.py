@@ -1,14 +1,15 @@
 """What each task counts, from predictions worked out by hand."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from peftjob_api import PeftJobSpec
 from peftjob_api.metrics import METRICS
-from peftjob_trainer.data import IGNORED, Example, SourceTarget
+from peftjob_trainer.data import IGNORED, Example, Preference, SourceTarget
 from peftjob_trainer.history import METRIC_KEYS, deciding_metric, is_better
 from peftjob_trainer.tasks import Task, judge, task_of
 
@@ -113,6 +114,63 @@ def test_a_batch_to_keep_in_step_with_is_worth_nothing() -> None:
         assert worth > 0, kind
         assert nothing == 0, kind
         nothing.backward()
+
+
+class Halves:
+    """A model of two tokens: with its adapter it says 1 with a chance of 3 in 4, without it of 1 in 2."""
+
+    training = False
+
+    def __init__(self) -> None:
+        self.odds = torch.tensor(math.log(3.0), requires_grad=True)
+        self.is_on = True
+
+    def get_output_embeddings(self) -> None:
+        return None
+
+    def train(self, mode: bool) -> None:
+        self.training = mode
+
+    def eval(self) -> None:
+        self.train(False)
+
+    @contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        self.is_on = False
+        yield
+        self.is_on = True
+
+    def __call__(self, input_ids: torch.Tensor, **_: Any) -> Any:
+        assert self.is_on or not self.training
+        logits = torch.zeros(*input_ids.shape, 2)
+        logits = torch.stack([logits[..., 0], logits[..., 1] + (self.odds if self.is_on else 0.0)], -1)
+        return type("Outputs", (), {"logits": logits})
+
+
+def test_an_answer_that_is_preferred() -> None:
+    of, model = task("PreferenceOptimisation"), Halves()
+    model.train(True)
+    pair = Preference(Example((0, 1, 1), (IGNORED, 1, 1)), Example((0, 0), (IGNORED, 0)))
+    batch = of.collate([pair, pair])
+    loss, rewards = of.loss_sum(model, batch)
+    # beta is 0.1; the chosen answer is twice 3/2 as likely as by the reference, the rejected one half as likely.
+    want = [0.1 * 2 * math.log(1.5), 0.1 * math.log(0.5)]
+    assert rewards is not None
+    assert rewards.tolist() == [pytest.approx(want)] * 2
+    assert float(loss.detach()) == pytest.approx(2 * math.log(1 + math.exp(want[1] - want[0])))
+    assert model.training
+    loss.backward()
+    assert float(model.odds.grad or 0) < 0, "it is to prefer it more"
+    silent, _ = of.loss_sum(model, of.silence(batch))
+    assert float(silent.detach()) == 0
+    silent.backward()
+
+
+def test_rewards() -> None:
+    rewards = torch.tensor([[1.0, 0.5], [0.0, 0.5], [0.2, 0.2]])
+    found = task("PreferenceOptimisation").metrics(0.3, rewards, samples(0, 0, 0))
+    want = {"loss": 0.3, "accuracy": 1 / 3, "margin": 0.0, "chosenReward": 0.4, "rejectedReward": 0.4}
+    assert found == pytest.approx(want, abs=1e-7)
 
 
 def test_texts_as_wanted() -> None:

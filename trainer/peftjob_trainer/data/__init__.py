@@ -5,6 +5,6 @@ files, the tokenizer (or image processor) and the spec, so all ranks hold the sa
 """
 
 from .load import load_splits
-from .types import IGNORED, Example, Picture, Sample, SourceTarget, Split, Splits
+from .types import IGNORED, Example, Picture, Preference, Sample, SourceTarget, Split, Splits
 
-__all__ = ["IGNORED", "Example", "Picture", "Sample", "SourceTarget", "Split", "Splits", "load_splits"]
+__all__ = ["IGNORED", "Example", "Picture", "Preference", "Sample", "SourceTarget", "Split", "Splits", "load_splits"]

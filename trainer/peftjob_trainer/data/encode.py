@@ -127,15 +127,19 @@ def encode_completion(tokenizer: Any, prompt: str, completion: str, max_length: 
 
 
 def encode_chat(
-    tokenizer: Any, messages: list[dict[str, Any]], where: str, max_length: int, *, all_tokens: bool
+    tokenizer: Any, messages: list[dict[str, Any]], where: str, max_length: int, *, all_tokens: bool, known: int = 0
 ) -> Cut:
-    """Return the example of a chat as the tokenizer's template renders it, learned in the assistant's turns."""
+    """Return the example of a chat as the tokenizer's template renders it, learned in the assistant's turns.
+
+    Of these, so many first ones are known already, and not learned.
+    """
     try:
         text, spans = render_spans(tokenizer, messages)
     except TemplateError as error:
         raise malformed(where, f"the tokenizer's chat template refuses these messages: {error.message}") from error
     except ValueError as error:
         raise TrainerError(Reason.INVALID_CONFIG, f"{where}: {error}") from error
+    spans = spans[known:]
     ids: list[int] = []
     labels: list[int] = []
     if tokenizer.is_fast:

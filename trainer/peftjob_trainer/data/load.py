@@ -21,7 +21,7 @@ from .parts import set_aside
 from .readers import reader_of
 from .rows import Row, Source, empty
 from .skipped import Skipped
-from .types import Encoded, Sample, Split, Splits
+from .types import Encoded, Preference, Sample, Split, Splits
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,9 @@ def load_splits(spec: PeftJobSpec, processor: Any, storage: StorageSpec, work_di
     splits |= _divided(spec, splits["train"], train.uri)
     for name, split in splits.items():
         log.info("%s: %s", name, split.counts())
-    return Splits(splits["train"], splits.get("validation"), splits.get("test"), labels, layout.kind == "messages")
+    first = splits["train"].examples[0]
+    chat = layout.kind == "messages" or (isinstance(first, Preference) and first.is_chat)
+    return Splits(splits["train"], splits.get("validation"), splits.get("test"), labels, chat)
 
 
 def _understand(reader: ModuleType, spec: PeftJobSpec, train: Source) -> tuple[Layout, list[str] | None]:

@@ -8,7 +8,7 @@ from types import ModuleType
 
 from peftjob_api.task_spec import TaskSpec
 
-from . import classified, imaged, source_target, tagged, text
+from . import classified, imaged, preferences, source_target, tagged, text
 
 _READERS: dict[str, ModuleType] = {
     "CausalLM": text,
@@ -16,6 +16,7 @@ _READERS: dict[str, ModuleType] = {
     "SequenceClassification": classified,
     "TokenClassification": tagged,
     "ImageClassification": imaged,
+    "PreferenceOptimisation": preferences,
 }
 
 

@@ -74,7 +74,7 @@ def encoder(
     columns, longest = layout.columns, spec.dataset.max_length
     all_tokens = spec.task.causal_lm is not None and spec.task.causal_lm.loss_on == "AllTokens"
     if layout.kind == "messages":
-        _need_template(spec, tokenizer, columns["messages"], uri)
+        need_template(spec, tokenizer, columns["messages"], uri)
 
     def encode(row: Row) -> tuple[Example, bool]:
         if layout.kind == "messages":
@@ -93,11 +93,16 @@ def encoder(
     return learned
 
 
-def _need_template(spec: PeftJobSpec, tokenizer: Any, column: str, uri: str) -> None:
+def need_template(spec: PeftJobSpec, tokenizer: Any, column: str, uri: str) -> None:
+    """Raise unless the tokenizer can render chats.
+
+    Raises:
+        TrainerError: `INVALID_CONFIG`.
+    """
     if not getattr(tokenizer, "chat_template", None):
         raise TrainerError(
             Reason.INVALID_CONFIG,
             f"{uri} holds chats (column {column!r}), but the tokenizer of {spec.base_model.uri} has no chat template: "
             f"use a model with one (often named -Instruct or -Chat), add chat_template.jinja to the model's folder, or "
-            f"use columns prompt and completion",
+            f"use columns of texts, such as prompt and completion",
         )

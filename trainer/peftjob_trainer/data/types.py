@@ -67,6 +67,22 @@ class Picture:
     """Seed, epoch and index, by which it is varied; None: it stays as it is."""
 
 
+@dataclass(frozen=True)
+class Preference:
+    """Two answers to the same prompt, each behind it."""
+
+    chosen: Example
+    """What is learned rather."""
+    rejected: Example
+    is_chat: bool = False
+    """Whether the tokenizer's template rendered them."""
+
+    @property
+    def length(self) -> int:
+        """Number of tokens, of both."""
+        return self.chosen.length + self.rejected.length
+
+
 Encoded = tuple[Sample | None, bool]
 """A sample, or None for a row with nothing to learn; and whether it was cut."""
 

@@ -135,6 +135,7 @@ _TASKS = {
     "SequenceClassification": TaskType.SEQ_CLS,
     "TokenClassification": TaskType.TOKEN_CLS,
     "ImageClassification": None,
+    "PreferenceOptimisation": TaskType.CAUSAL_LM,
 }
 """Task -> peft's name of it; None: peft has none, and needs none."""
 

@@ -12,6 +12,7 @@ from .writers import Generator, Translator
 
 PREDICTORS: Final[dict[str, type[Predictor]]] = {
     "CausalLM": Generator,
+    "PreferenceOptimisation": Generator,
     "Seq2SeqLM": Translator,
     "SequenceClassification": Classifier,
     "SequenceClassification/MultiLabel": MultiLabelClassifier,

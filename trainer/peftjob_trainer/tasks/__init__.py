@@ -9,6 +9,7 @@ from .causal_lm import CausalLM
 from .common import Task
 from .image_classification import ImageClassification
 from .judge import judge
+from .preference_optimisation import PreferenceOptimisation
 from .seq2seq_lm import Seq2SeqLM
 from .sequence_classification import MultiLabel, Regression, SequenceClassification
 from .token_classification import PlainTokenClassification, TokenClassification
@@ -24,6 +25,7 @@ _TASKS: dict[str, type[Task]] = {
     "TokenClassification": TokenClassification,
     "TokenClassification/Plain": PlainTokenClassification,
     "ImageClassification": ImageClassification,
+    "PreferenceOptimisation": PreferenceOptimisation,
 }
 """`TaskSpec.kind` -> its class."""
 

@@ -20,17 +20,15 @@ class CausalLM(Task):
 
     def skeleton(self, base: Skeletons) -> tuple[Any, list[str]]:
         """Return the base model without data, and no names, since nothing of it is new."""
-        model = base.skeleton(AutoModelForCausalLM)
-        model.config.use_cache = False
-        return model, []
+        return decoder(base), []
 
     def count(self, sample: Example) -> int:
         """Return the number of supervised tokens: the first token has nothing before it to be predicted from."""
-        return sum(label != IGNORED for label in _labels(sample)[1:])
+        return sum(label != IGNORED for label in labels_of(sample)[1:])
 
     def collate(self, samples: Sequence[Example]) -> Batch:
         """Return int64 tensors (rows, longest): `input_ids`, `attention_mask`, `labels`."""
-        return {**pad_rows(samples, self.pad), "labels": pad_labels([_labels(sample) for sample in samples])}
+        return {**pad_rows(samples, self.pad), "labels": pad_labels([labels_of(sample) for sample in samples])}
 
     def collate_packed(self, rows: Sequence[Sequence[Example]]) -> Batch:
         """Return int64 tensors (rows, longest) of rows of several examples: `input_ids`, `position_ids`, `labels`.
@@ -46,7 +44,7 @@ class CausalLM(Task):
             for example in reversed(row):
                 tokens = [*example.input_ids, *tokens]
                 positions = [*range(example.length), *positions]
-                labels = [IGNORED, *_labels(example)[1:], *labels]
+                labels = [IGNORED, *labels_of(example)[1:], *labels]
             for values, found in zip(batch.values(), (tokens, positions, labels), strict=True):
                 values.append(found)
         return {name: torch.tensor(values) for name, values in batch.items()}
@@ -62,7 +60,7 @@ class CausalLM(Task):
 
     def prompt(self, sample: Example) -> tuple[Sequence[int], str]:
         """Return what stands before the last answer, at least one token, and this answer."""
-        labels = _labels(sample)
+        labels = labels_of(sample)
         end = max(place for place, label in enumerate(labels) if label != IGNORED) + 1
         start = max((place for place in range(end) if labels[place] == IGNORED), default=-1) + 1
         return sample.input_ids[: max(start, 1)], self.tokenizer.decode(labels[start:end], skip_special_tokens=True)
@@ -73,14 +71,27 @@ class CausalLM(Task):
         return Example(ids, (IGNORED,) * (len(ids) - 1) + (TOKEN,))
 
     def largest(self, samples: Sequence[Example] | None, limit: int) -> Example:
-        """Return an example as long as the longest, and with as much supervised as any."""
-        ids = (TOKEN,) * longest_of(samples, limit)
-        supervised = len(ids)
-        if samples is not None:
-            supervised = min(supervised, max(sum(label != IGNORED for label in _labels(each)) for each in samples))
-        return Example(ids, (IGNORED,) * (len(ids) - supervised) + ids[len(ids) - supervised :])
+        """See `largest_example`."""
+        return largest_example(samples, limit)
 
 
-def _labels(example: Example) -> tuple[int, ...]:
+def decoder(base: Skeletons) -> Any:
+    """Return a language model without data, for training."""
+    model = base.skeleton(AutoModelForCausalLM)
+    model.config.use_cache = False
+    return model
+
+
+def largest_example(samples: Sequence[Example] | None, limit: int) -> Example:
+    """Return an example as long as the longest, and with as much supervised as any."""
+    ids = (TOKEN,) * longest_of(samples, limit)
+    supervised = len(ids)
+    if samples is not None:
+        supervised = min(supervised, max(sum(label != IGNORED for label in labels_of(each)) for each in samples))
+    return Example(ids, (IGNORED,) * (len(ids) - supervised) + ids[len(ids) - supervised :])
+
+
+def labels_of(example: Example) -> tuple[int, ...]:
+    """Return the labels of an example of a language model, one for each token."""
     assert isinstance(example.labels, tuple)
     return example.labels

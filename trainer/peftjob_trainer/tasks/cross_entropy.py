@@ -1,4 +1,5 @@
-"""Cross entropy of the supervised tokens without the logits of all others. Used by `causal_lm`.
+"""Cross entropy of the supervised tokens without the logits of all others. Used by the tasks
+of language models.
 
 The model's own forward runs, but meanwhile its output head is given the hidden states of supervised positions only.
 There are three ways, and a model gets the first that holds for it:
@@ -28,8 +29,8 @@ CHUNK_BYTES: Final = {"cpu": 2**25, "cuda": 2**28}
 
 Way = Literal["chunked", "chosen", "whole"]
 Logits = Callable[[torch.Tensor], torch.Tensor]
-_ways: WeakKeyDictionary[torch.nn.Module, Way] = WeakKeyDictionary()
-"""What was found to hold for a model."""
+_ways: WeakKeyDictionary[torch.nn.Module, dict[bool, Way]] = WeakKeyDictionary()
+"""What was found to hold for a model whose head is frozen, or is not: with its adapter off, one that is trained is."""
 
 
 class UnlikeError(Exception):
@@ -44,12 +45,23 @@ def loss_sum(model: Any, inputs: Mapping[str, torch.Tensor], labels: torch.Tenso
         inputs: What it is called with, first dimensions (rows, length).
         labels: int64 (rows, length), not shifted, `IGNORED` where nothing is learned.
     """
+    return token_losses(model, inputs, labels)[0].sum()
+
+
+def token_losses(
+    model: Any, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the losses of the supervised tokens, fp32 (tokens), and the rows that these are in, int64 (tokens).
+
+    Without any, a loss of zero in the first row. For the arguments see `loss_sum`.
+    """
     labels = behind(labels, prepended(model))
     positions, targets = supervised(labels)
     head = model.get_output_embeddings()
-    if model not in _ways:
-        return _find(model, head, inputs, labels, positions, targets)
-    return _WAYS[_ways[model]](model, head, inputs, labels, positions, targets)
+    is_frozen = head is None or not any(p.requires_grad for p in head.parameters())
+    way = _ways.setdefault(model, {}).get(is_frozen)
+    compute = _WAYS[way] if way is not None else _find
+    return compute(model, head, inputs, labels, positions, targets), positions // labels.shape[1]
 
 
 def behind(labels: torch.Tensor, virtual: int) -> torch.Tensor:
@@ -93,22 +105,22 @@ def _with_bias(model: Any, after: Logits) -> Logits:
 
 def _find(model: Any, head: Any, *batch: Any) -> torch.Tensor:
     """Compute by the first way that holds, and keep it."""
+    is_frozen = head is None or not any(p.requires_grad for p in head.parameters())
     if head is not None:
-        frozen = not any(p.requires_grad for p in head.parameters())
-        for way in ("chunked", "chosen") if frozen else ("chosen",):
+        for way in ("chunked", "chosen") if is_frozen else ("chosen",):
             try:
-                loss = _WAYS[way](model, head, *batch)
+                losses = _WAYS[way](model, head, *batch)
             except UnlikeError:
                 continue
-            _ways[model] = way
-            return loss
-    _ways[model] = "whole"
+            _ways[model][is_frozen] = way
+            return losses
+    _ways[model][is_frozen] = "whole"
     return _whole(model, head, *batch)
 
 
 def _whole(model: Any, head: Any, inputs: Any, labels: Any, positions: Any, targets: Any) -> torch.Tensor:
-    logits = model(**inputs).logits[:, :-1].float()
-    return cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum")
+    logits = model(**inputs).logits.float()
+    return cross_entropy(logits.flatten(0, 1)[positions], targets, ignore_index=IGNORED, reduction="none")
 
 
 def _chosen(model: Any, head: Any, inputs: Any, labels: Any, positions: Any, targets: Any) -> torch.Tensor:
@@ -120,7 +132,7 @@ def _chosen(model: Any, head: Any, inputs: Any, labels: Any, positions: Any, tar
         logits = model(**inputs).logits
     if logits.shape[:2] != (1, len(positions)):
         raise UnlikeError
-    return cross_entropy(logits[0].float(), targets, ignore_index=IGNORED, reduction="sum")
+    return cross_entropy(logits[0].float(), targets, ignore_index=IGNORED, reduction="none")
 
 
 def _chunked(model: Any, head: Any, inputs: Any, labels: Any, positions: Any, targets: Any) -> torch.Tensor:
@@ -151,7 +163,7 @@ def _chunked(model: Any, head: Any, inputs: Any, labels: Any, positions: Any, ta
         hook.remove()
     if len(losses) != 1:
         raise UnlikeError
-    if model not in _ways and not _are_close(logits, after(ramp)):
+    if "chunked" not in _ways[model].values() and not _are_close(logits, after(ramp)):
         raise UnlikeError
     return losses[0]
 
@@ -164,14 +176,14 @@ _WAYS: Final = {"chunked": _chunked, "chosen": _chosen, "whole": _whole}
 
 
 class ChunkedLoss(torch.autograd.Function):
-    """The sum of cross entropies, chunk by chunk; the gradient is made with it, so that no logits need be kept."""
+    """Cross entropies, chunk by chunk; the gradient is made with it, so that no logits need be kept."""
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, targets: torch.Tensor, logits_of: Logits, rows: int) -> torch.Tensor:
-        """Return the loss, fp32 scalar, of hidden states (positions, width) with `rows` of them at once."""
+        """Return the losses, fp32 (positions), of hidden states (positions, width) with `rows` of them at once."""
         wants_gradient = ctx.needs_input_grad[0]
         gradient = torch.empty_like(hidden) if wants_gradient else None
-        total = torch.zeros((), device=hidden.device)
+        losses = torch.empty(len(hidden), device=hidden.device)
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
             with torch.set_grad_enabled(wants_gradient):
@@ -180,19 +192,19 @@ class ChunkedLoss(torch.autograd.Function):
             learned = targets[part, None] != IGNORED
             target = targets[part, None].where(learned, 0)
             scores = torch.log_softmax(logits.detach().float(), -1)
-            total -= scores.gather(1, target).mul(learned).sum()
+            losses[part] = -scores.gather(1, target).mul(learned)[:, 0]
             if gradient is not None:
                 # Of cross entropy: the probabilities, less 1 at the target. In place, since this is most of the memory.
                 slope = scores.exp_().scatter_add_(1, target, -learned.float()).mul_(learned)
                 (gradient[part],) = torch.autograd.grad(logits, states, slope.to(logits.dtype))
         ctx.gradient = gradient
-        return total
+        return losses
 
     @staticmethod
     def backward(ctx: Any, *outputs: Any) -> tuple[Any, None, None, None]:
         """Scale the gradient that there is, in fp32: a rounded factor would bias all of it."""
         gradient, ctx.gradient = ctx.gradient, None
-        return gradient.float().mul_(outputs[0]).to(gradient.dtype), None, None, None
+        return gradient.float().mul_(outputs[0][:, None]).to(gradient.dtype), None, None, None
 
 
 @contextmanager

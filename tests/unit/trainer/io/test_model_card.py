@@ -99,6 +99,7 @@ def test_a_classifier_s_labels_are_in_the_snippet(card: Callable[..., str], tmp_
         ({"type": "Seq2SeqLM"}, "text2text-generation"),
         ({"type": "TokenClassification"}, "token-classification"),
         ({"type": "ImageClassification"}, "image-classification"),
+        ({"type": "PreferenceOptimisation"}, "text-generation"),
         (
             {"type": "SequenceClassification", "sequenceClassification": {"problem": "MultiLabel"}},
             "text-classification",
@@ -112,7 +113,10 @@ def test_a_classifier_s_labels_are_in_the_snippet(card: Callable[..., str], tmp_
 def test_each_task_has_its_snippet_and_its_name_on_the_hub(
     card: Callable[..., str], tmp_path: Path, task: dict[str, Any], tag: str
 ) -> None:
-    text = card(task=task, labels=None if tag.startswith("text2") or "Regression" in str(task) else ["a", "b"])
+    text = card(
+        task=task,
+        labels=None if tag in ("text2text-generation", "text-generation") or "Regression" in str(task) else ["a", "b"],
+    )
     assert snippet(text)
     assert front(text)["pipeline_tag"] == tag
     assert (tmp_path / "labels.json").exists() == ("LABELS = " in text)

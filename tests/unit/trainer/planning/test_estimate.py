@@ -153,6 +153,14 @@ def test_each_head_runs_without_data(tmp_path: Path, kind: str) -> None:
     assert not demand_of(config(tmp_path, "bert"), PeftJobSpec.model_validate(job)).is_rough
 
 
+def test_two_answers_are_twice_the_rows_and_the_reference_keeps_nothing(tmp_path: Path) -> None:
+    folder = config(tmp_path, num_hidden_layers=6, vocab_size=20)
+    both = demand_of(folder, spec("PreferenceOptimisation", microBatchSize=2))
+    assert not both.is_rough
+    assert both.whole == pytest.approx(demand_of(folder, spec(microBatchSize=4)).whole, rel=0.05)
+    assert both.trained == demand_of(folder, spec()).trained
+
+
 WRITES: dict[str, Any] = {"evaluation": {"generate": {"maxNewTokens": 10, "maxSamples": 7}}}
 VALIDATED = {"validation": "file:///v.jsonl"}
 

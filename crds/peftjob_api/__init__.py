@@ -13,6 +13,7 @@ from .status import Checkpoint, Condition, PeftJobStatus, Progress
 from .worker import (
     AdapterInfo,
     CheckpointInfo,
+    DataInfo,
     JobIdentity,
     PlanInfo,
     ResolvedInfo,
@@ -28,6 +29,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointInfo",
     "Condition",
+    "DataInfo",
     "ExitCode",
     "JobIdentity",
     "ManifestError",

@@ -110,7 +110,7 @@ class DatasetSpec(ApiModel):
     validation and test name folders, with a sub-folder of images for each label, for ImageClassification."""
     on_bad_row: Literal["Fail", "Skip"] = "Fail"
     """onBadRow says what is done with a row that cannot be read or used: `Fail` ends the job and names the row, `Skip`
-    leaves it out and counts it. Data without any good row fails all the same."""
+    leaves it out, counted in status.data. Data without any good row fails all the same."""
     columns: ColumnsSpec = ColumnsSpec()
     """columns maps the data's columns to their parts."""
     max_length: Annotated[int, Field(ge=4, le=1048576)] = 1024

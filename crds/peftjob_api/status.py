@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from .worker import AdapterInfo, CheckpointInfo, Metrics, PlanInfo, ResolvedInfo, WireModel
+from .worker import AdapterInfo, CheckpointInfo, DataInfo, Metrics, PlanInfo, ResolvedInfo, WireModel
 
 _Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _Timestamp = Annotated[str, StringConstraints(max_length=64), Field(json_schema_extra={"format": "date-time"})]
@@ -108,6 +108,8 @@ class PeftJobStatus(WireModel):
     """resolved says by what is trained, with what the spec leaves open filled in."""
     checkpoint: Checkpoint | None = None
     """checkpoint that was written last; gone once the adapter is published."""
+    data: DataInfo | None = None
+    """data says how many examples the data set came to, and what was left out of it."""
     adapter: AdapterInfo | None = None
     """adapter that was published."""
 

@@ -18,6 +18,9 @@ from .spec import PeftJobSpec
 
 STATUS_MAX_BYTES = 16 * 1024
 MESSAGE_MAX_LENGTH = 2048
+REASON_MAX_LENGTH = 256
+"""Of why a row was skipped."""
+REASONS_MAX_ITEMS = 3
 
 
 def _finite(value: Any) -> Any:
@@ -156,6 +159,29 @@ class CheckpointInfo(WireModel):
     """uri of the folder that holds it."""
 
 
+class DataInfo(WireModel):
+    """What the data came to."""
+
+    train_examples: Annotated[int, Field(ge=0, le=2**62)]
+    """trainExamples is the number of examples that are trained on."""
+    validation_examples: Annotated[int, Field(ge=0, le=2**62)] | None = None
+    """validationExamples is the number of validation examples."""
+    test_examples: Annotated[int, Field(ge=0, le=2**62)] | None = None
+    """testExamples is the number of test examples."""
+    truncated_examples: Annotated[int, Field(ge=0, le=2**62)]
+    """truncatedExamples were cut to maxLength."""
+    skipped_rows: Annotated[int, Field(ge=0, le=2**62)]
+    """skippedRows were left out because they are bad, as `dataset.onBadRow: Skip` asks for."""
+    skipped_reasons: (
+        Annotated[
+            list[Annotated[str, StringConstraints(max_length=REASON_MAX_LENGTH), BeforeValidator(_sayable)]],
+            Field(max_length=REASONS_MAX_ITEMS),
+        ]
+        | None
+    ) = None
+    """skippedReasons say of the first of these where each is and what is wrong."""
+
+
 class AdapterInfo(WireModel):
     """A published adapter."""
 
@@ -184,6 +210,8 @@ class WorkerStatus(WireModel):
     resolved: ResolvedInfo | None = None
     checkpoint: CheckpointInfo | None = None
     """The last one that was written, or gone on from."""
+
+    data: DataInfo | None = None
     updated_at: Number = None
     """Unix time in seconds, by the worker's clock."""
 

@@ -272,10 +272,11 @@ def _succeed(s: Snapshot, spec: PeftJobSpec, word: TerminationMessage, adapter: 
 
 
 def _as_told(s: Snapshot, spec: PeftJobSpec, status: PeftJobStatus, worker: WorkerStatus) -> PeftJobStatus:
-    """Return the status with what a worker says of its plan, settings and checkpoint."""
+    """Return the status with what a worker says of its plan, settings, data and checkpoint."""
     told = {
         "plan": worker.plan or status.plan,
         "resolved": worker.resolved or status.resolved,
+        "data": worker.data or status.data,
         "checkpoint": checkpoint_of(worker, status.checkpoint, spec.output.uri, s.now),
     }
     return status.model_copy(update=told)

@@ -107,6 +107,11 @@ def test_it_publishes_what_the_manifest_lists(finished: tuple[Launched, dict[str
     assert last["status"]["phase"] == "Done"
     assert last["status"]["step"] == last["status"]["totalSteps"] == 60
     assert last["status"]["plan"]["ranks"] == 2
+    counts = {"trainExamples": 96, "validationExamples": 30, "testExamples": 41}
+    assert last["status"]["data"] == {**counts, "truncatedExamples": 0, "skippedRows": 0}
+    data = json.loads((folder / "metrics.json").read_text())["data"]
+    assert [split["examples"] for split in data.values()] == list(counts.values())
+    assert len(data["train"]["samples"]) == 3
 
 
 def test_metrics_and_report_say_how_much_of_the_base_was_alive(finished: tuple[Launched, dict[str, Any]]) -> None:

@@ -23,8 +23,8 @@ class Curve:
 
     name: str
     points: Sequence[tuple[float, float]]
-    style: Literal["noisy", "exact", "marked"] = "noisy"
-    """`noisy` curves get a smoothed one over them; `marked` ones show each point."""
+    style: Literal["noisy", "exact", "marked", "bars"] = "noisy"
+    """`noisy` curves get a smoothed one over them; `marked` ones show each point; `bars` begin at their x."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Plot:
 
     title: str
     curves: Sequence[Curve]
+    x: str = "step"
+    """What the horizontal axis counts."""
 
 
 def draw(plot: Plot) -> str:
@@ -52,14 +54,17 @@ def draw(plot: Plot) -> str:
             points = thin([p for p in curve.points if math.isfinite(p[1])])
             colour = _COLOURS[number % len(_COLOURS)]
             x, y = [p[0] for p in points], [p[1] for p in points]
-            if curve.style != "noisy" or len(points) < SMOOTH_FROM:
+            if curve.style == "bars":
+                width = max((x[-1] - x[0]) / max(len(x) - 1, 1), 1)
+                axes.bar(x, y, width=width, align="edge", color=colour, label=curve.name)
+            elif curve.style != "noisy" or len(points) < SMOOTH_FROM:
                 marker = "o" if curve.style == "marked" or len(points) == 1 else ""
                 width = 1.4 if len(points) > 1 else 0  # in the legend, too
                 axes.plot(x, y, color=colour, label=curve.name, linewidth=width, marker=marker, markersize=3.5)
             else:
                 axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.35)
                 axes.plot(x, smooth(y), color=colour, label=curve.name, linewidth=1.4)
-        axes.set_xlabel("step", color=_INK)
+        axes.set_xlabel(plot.x, color=_INK)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(colors=_INK)
         axes.grid(color=_INK, alpha=0.15, linewidth=0.6)

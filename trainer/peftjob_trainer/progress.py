@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
-from peftjob_api import CheckpointInfo, PlanInfo, ResolvedInfo, WorkerStatus
+from peftjob_api import CheckpointInfo, DataInfo, PlanInfo, ResolvedInfo, WorkerStatus
 from peftjob_api.constants import METRICS_PATH, STATUS_PATH
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -68,6 +68,10 @@ class Progress:
     def checkpoint(self, info: CheckpointInfo) -> None:
         """Tell of a checkpoint that was written, or gone on from."""
         self._set(checkpoint=info)
+
+    def data(self, data: DataInfo) -> None:
+        """Tell what the data came to."""
+        self._set(data=data)
 
     def step(self, record: StepRecord, total_steps: int) -> None:
         """Tell of a finished step."""

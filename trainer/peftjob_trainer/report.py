@@ -17,6 +17,7 @@ from markupsafe import Markup
 from peftjob_api import PlanInfo, RunConfig
 from pydantic.alias_generators import to_camel
 
+from .data_report import SplitReport, to_json
 from .history import METRIC_KEYS, BaseBytes, EvalRecord, History, StepRecord, deciding_metric
 from .plots import Curve, Plot, draw
 
@@ -24,9 +25,13 @@ METRICS_NAME = "metrics.json"
 REPORT_NAME = "report.html"
 MAX_STEPS_KEPT = 5000
 """Steps in metrics.json; of longer runs, evenly spaced ones and the last."""
+MAX_LABELS_SHOWN = 50
+"""On the page, the most frequent ones."""
 
 
-def write_report(folder: Path, run: RunConfig, plan: PlanInfo, history: History) -> None:
+def write_report(
+    folder: Path, run: RunConfig, plan: PlanInfo, history: History, data: Sequence[SplitReport] = ()
+) -> None:
     """Write `report.html` and `metrics.json` into a folder.
 
     Args:
@@ -34,21 +39,23 @@ def write_report(folder: Path, run: RunConfig, plan: PlanInfo, history: History)
         run: What was asked for.
         plan: How the base lay on the ranks.
         history: What happened.
+        data: What the splits are like.
     """
-    metrics = summarise(run, history)
+    metrics = summarise(run, history, data)
     (folder / METRICS_NAME).write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     environment = Environment(
         loader=PackageLoader("peftjob_trainer"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     page = environment.get_template("report.html").render(
         title=f"{run.job.namespace}/{run.job.name}",
-        tables=tables(run, plan, history, metrics),
-        plots=[(plot.title, Markup(draw(plot))) for plot in plots(history)],
+        tables=[*tables(run, plan, history, metrics), *data_tables(data)],
+        plots=[(plot.title, Markup(draw(plot))) for plot in (*plots(history), *length_plots(data))],
+        samples=[sample for split in data for sample in split.samples],
     )
     (folder / REPORT_NAME).write_text(page, encoding="utf-8")
 
 
-def summarise(run: RunConfig, history: History) -> dict[str, Any]:
+def summarise(run: RunConfig, history: History, data: Sequence[SplitReport] = ()) -> dict[str, Any]:
     """Return the content of metrics.json.
 
     `train`, `validation` and `test` hold the metrics of the adapter that is published: the last step's, or the best
@@ -68,6 +75,7 @@ def summarise(run: RunConfig, history: History) -> dict[str, Any]:
         "steps": steps[-1].step if steps else 0,
         **({"bestStep": best.step, "bestBy": METRIC_KEYS[deciding_metric(run.spec)]} if best else {}),
         **({"baseBytes": _camel(history.base_bytes)} if history.base_bytes else {}),
+        **({"data": to_json(data)} if data else {}),
         "trainingSeconds": round(sum(step.seconds for step in steps), 3),
         "history": {
             "steps": [_camel(step) for step in kept],
@@ -180,6 +188,46 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours}h{minutes:02}m{rest:02}s"
     return f"{minutes}m{rest:02}s" if minutes else f"{seconds:.1f}s"
+
+
+def data_tables(data: Sequence[SplitReport]) -> list[Table]:
+    """Return what the splits are like, and how often each label is in each."""
+    if not data:
+        return []
+    header = ["", "examples", "tokens", "half up to", "95 % up to", "cut", "nothing to learn", "bad rows skipped"]
+    rows = [
+        [
+            split.name,
+            f"{split.examples:,}",
+            f"{split.shortest:,} to {split.longest:,}",
+            f"{split.quantiles[50]:,}",
+            f"{split.quantiles[95]:,}",
+            f"{split.truncated:,} ({split.truncated_share:.1%})",
+            f"{split.left_out:,}",
+            f"{split.skipped:,}",
+        ]
+        for split in data
+    ]
+    names = sorted(data[0].labels, key=lambda label: -data[0].labels[label])[:MAX_LABELS_SHOWN]
+    labels = [[name, *(f"{split.labels.get(name, 0):,}" for split in data)] for name in names]
+    skipped = [[split.name, reason] for split in data for reason in split.reasons]
+    return [
+        Table("Data", rows, header),
+        Table("Labels", labels, ["", *(split.name for split in data)]),
+        Table("First bad rows skipped", skipped),
+    ]
+
+
+def length_plots(data: Sequence[SplitReport]) -> list[Plot]:
+    """Return the histogram of the lengths of the training data."""
+    return [
+        Plot(
+            "Lengths of the training data",
+            [Curve(split.name, [(float(x), float(y)) for x, y in zip(split.edges, split.bars, strict=False)], "bars")],
+            "tokens",
+        )
+        for split in data[:1]
+    ]
 
 
 def plots(history: History) -> list[Plot]:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import tempfile
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from peftjob_api import PERMANENT, AdapterInfo, PeftJobSpec, PlanInfo, Reason
 from peftjob_api.constants import ENV_LOG_FORMAT
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from . import initial
+from . import data_report, initial
 from .checkpointing import checkpoint_blocks
 from .checkpoints.keeper import Checkpoints
 from .checkpoints.resume import go_on
@@ -27,6 +28,7 @@ from .checkpoints.stored import Stored
 from .checkpoints.suits import numerics
 from .claim import Claim
 from .data import Splits, load_splits
+from .data_report import SplitReport
 from .exits import TrainerError
 from .failures import explain
 from .handoff import ADAPTER_FOLDER, Go, Place
@@ -85,6 +87,7 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
     )  # before the rendezvous: bad data is told at once
     go = replace(go, run=go.run.model_copy(update={"spec": spec}))
     progress.resolved(told_of(spec, precision))
+    data = look_at(spec, processor, splits, progress) if place.rank == 0 else []
     start = read_initial(go, splits)
     inputs = Inputs(go.model, pad_of(processor), precision, splits, processor)
     demand = estimate(spec, inputs) if place.rank == 0 else None
@@ -133,7 +136,7 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
         store.set(_TRAINED_KEY, "1")
         progress.phase("Publishing")
         with tempfile.TemporaryDirectory(dir=go.work) as folder:
-            write_adapter(Path(folder), go, loop, plan, history, processor)
+            write_adapter(Path(folder), go, loop, plan, history, processor, data)
             if merge is not None:
                 sharded.drop_base()
                 merge.open(store, claim.store)
@@ -206,6 +209,15 @@ def load_data(spec: PeftJobSpec, processor: Any, model: Path, work: Path) -> tup
     fitting = fit_length(spec, facts)
     splits = load_splits(fitting, processor, spec.storage, work)
     return resolve(fitting, facts, len(splits.train.examples)), splits
+
+
+def look_at(spec: PeftJobSpec, processor: Any, splits: Splits, progress: Progress) -> list[SplitReport]:
+    """Return what the data is like, and tell of it."""
+    found = data_report.describe(task_of(spec, pad_of(processor), splits.labels, processor), splits)
+    progress.data(data_report.info_of(found))
+    for line in data_report.lines(found):
+        log.info("%s", line)
+    return found
 
 
 def connect(place: Place, device: torch.device) -> Any:
@@ -347,7 +359,9 @@ def on_sigterm() -> Any:
     return lambda: bool(came)
 
 
-def write_adapter(folder: Path, go: Go, loop: Run, plan: PlanInfo, history: History, processor: Any) -> None:
+def write_adapter(
+    folder: Path, go: Go, loop: Run, plan: PlanInfo, history: History, processor: Any, data: Sequence[SplitReport]
+) -> None:
     """Write everything that is published."""
     spec = go.run.spec
     location = parse(spec.base_model.uri)
@@ -356,5 +370,5 @@ def write_adapter(folder: Path, go: Go, loop: Run, plan: PlanInfo, history: Hist
     processor.save_pretrained(folder)
     dtype = str(loop.sharded.base[0].dtype).removeprefix("torch.")
     Usage.of(spec, loop.splits.labels, loop.splits.chat, dtype).write(folder)
-    write_report(folder, go.run, plan, history)
+    write_report(folder, go.run, plan, history, data)
     write_model_card(folder, go.run, plan, history, labels=loop.splits.labels, chat=loop.splits.chat)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from peftjob_api import Checkpoint, Condition, PeftJobStatus, Progress, load_manifest
-from peftjob_api.worker import AdapterInfo, PlanInfo, ResolvedInfo
+from peftjob_api.worker import AdapterInfo, DataInfo, PlanInfo, ResolvedInfo
 from peftjob_cluster.control_plane import ControlPlane
 from peftjob_cluster.shell import ClusterError
 from peftjob_testkit.corpus import sample
@@ -57,6 +57,14 @@ STATUS = PeftJobStatus(
     ),
     plan=PlanInfo(
         shard_group="Full", ranks=2, base_parameters=2**40, base_bytes_per_rank=2**42, trainable_parameters=9
+    ),
+    data=DataInfo(
+        train_examples=900,
+        validation_examples=50,
+        test_examples=50,
+        truncated_examples=3,
+        skipped_rows=2,
+        skipped_reasons=["s3://datasets/a.jsonl line 2: no valid JSON", "s3://datasets/a.jsonl line 9: no valid JSON"],
     ),
     adapter=AdapterInfo(uri="s3://adapters/minimal", sha256="a" * 64, size_bytes=2**33),
 )

@@ -16,6 +16,13 @@ RESOLVED = {
     "epochs": 3.0,
 }
 SAVED = {"step": 20, "uri": f"{ADAPTER['uri']}/checkpoints/step-00000020-claim-1"}
+DATA = {
+    "trainExamples": 90,
+    "validationExamples": 10,
+    "truncatedExamples": 1,
+    "skippedRows": 1,
+    "skippedReasons": ["why"],
+}
 SUSPENDED = condition("Suspended", "True", "Suspended", "spec.suspend is true: no workers, until it is false")
 HELD = condition("WorkersReady", "False", "Suspended", "spec.suspend is true: no workers, until it is false")
 QUEUED = condition("Suspended", "True", "Queued", "a queue holds tune-1 back")
@@ -129,8 +136,8 @@ WORK = [
         peftjob(running(plan=PLAN)),
         [child_job()],
         GANG,
-        seen=said(resolved=RESOLVED),
-        want_status={"plan": PLAN, "resolved": RESOLVED},
+        seen=said(resolved=RESOLVED, data=DATA),
+        want_status={"plan": PLAN, "resolved": RESOLVED, "data": DATA},
     ),
     Case(
         "a checkpoint, by the operator's clock",

@@ -4,7 +4,6 @@ Every wrong row is an error that names file and line (see docs/failure-modes.md 
 out and counted, if `dataset.onBadRow` says so.
 """
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +21,6 @@ from .readers import reader_of
 from .rows import Row, Source, empty
 from .skipped import Skipped
 from .types import Encoded, Preference, Sample, Split, Splits
-
-log = logging.getLogger(__name__)
 
 
 def load_splits(spec: PeftJobSpec, processor: Any, storage: StorageSpec, work_dir: Path) -> Splits:
@@ -52,8 +49,6 @@ def load_splits(spec: PeftJobSpec, processor: Any, storage: StorageSpec, work_di
         for name, source in sources.items()
     }
     splits |= _divided(spec, splits["train"], train.uri)
-    for name, split in splits.items():
-        log.info("%s: %s", name, split.counts())
     first = splits["train"].examples[0]
     chat = layout.kind == "messages" or (isinstance(first, Preference) and first.is_chat)
     return Splits(splits["train"], splits.get("validation"), splits.get("test"), labels, chat)

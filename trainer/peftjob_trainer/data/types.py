@@ -104,6 +104,11 @@ class Split:
     """Bad rows."""
 
     @property
+    def lengths(self) -> Sequence[int]:
+        """Of each sample."""
+        return [sample.length for sample in self.examples]
+
+    @property
     def truncated(self) -> int:
         """Samples that were cut."""
         return sum(self.cut)
@@ -112,15 +117,6 @@ class Split:
         """Return some of the samples as a split; what was left out stays with `train`."""
         chosen = Split(name, [self.examples[i] for i in places], self.labels, [self.cut[i] for i in places])
         return replace(chosen, dropped=self.dropped, skipped=self.skipped) if name == "train" else chosen
-
-    def counts(self) -> str:
-        """Return a line on how many samples there are."""
-        parts = [f"{len(self.examples)} examples", f"{self.truncated} cut to maxLength"]
-        if self.dropped:
-            parts.append(f"{self.dropped} rows without anything to learn left out")
-        if self.skipped.count:
-            parts.append(f"{self.skipped.count} bad rows skipped ({'; '.join(self.skipped.reasons)})")
-        return ", ".join(parts)
 
 
 @dataclass(frozen=True)

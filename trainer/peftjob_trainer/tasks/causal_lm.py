@@ -11,6 +11,7 @@ from ..data import IGNORED, Example
 from ..sharding.skeleton import Skeletons
 from . import cross_entropy
 from .common import TOKEN, Batch, Task, longest_of, pad_labels, pad_rows
+from .shown import Shown, decoded
 
 
 class CausalLM(Task):
@@ -57,6 +58,11 @@ class CausalLM(Task):
     def metrics(self, loss: float, predicted: torch.Tensor | None, samples: Sequence[Example]) -> dict[str, float]:
         """Return `loss` and `perplexity`."""
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+
+    def shown(self, sample: Example) -> Shown:
+        """Return the tokens; the first has nothing before it to be predicted from."""
+        learned = (place > 0 and label != IGNORED for place, label in enumerate(labels_of(sample)))
+        return Shown(decoded(self.tokenizer, sample.input_ids, learned))
 
     def prompt(self, sample: Example) -> tuple[Sequence[int], str]:
         """Return what stands before the last answer, at least one token, and this answer."""

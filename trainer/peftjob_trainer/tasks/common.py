@@ -9,6 +9,7 @@ from peftjob_api import PeftJobSpec
 
 from ..data import IGNORED, Example, Sample
 from ..sharding.skeleton import Skeletons
+from .shown import Shown
 
 TOKEN = 1
 """Any token but padding: which one makes no difference to memory."""
@@ -90,6 +91,14 @@ class Task(ABC):
     def varied(self, sample: Any, draw: tuple[int, int, int]) -> Any:
         """Return a sample as training sees it this time, a function of seed, epoch and index of the sample."""
         return sample
+
+    def classes(self, sample: Any) -> Sequence[int]:
+        """Return the indices of the labels that a sample shows, one as often as it is there; none without labels."""
+        return ()
+
+    def shown(self, sample: Any) -> Shown:
+        """Return a sample as the model sees it, for people; nothing of what is no text."""
+        return Shown(())
 
     def silence(self, batch: Batch) -> Batch:
         """Return the batch with nothing supervised: it costs the same collectives and gives a loss of zero."""

@@ -16,6 +16,7 @@ from ..sharding.skeleton import Skeletons
 from . import cross_entropy
 from .causal_lm import decoder, labels_of, largest_example
 from .common import Batch, Task, pad_labels, pad_rows
+from .shown import Shown, decoded
 
 
 class PreferenceOptimisation(Task):
@@ -78,6 +79,14 @@ class PreferenceOptimisation(Task):
             "chosenReward": float(chosen.mean()),
             "rejectedReward": float(rejected.mean()),
         }
+
+    def shown(self, sample: Preference) -> Shown:
+        """Return the tokens of the chosen answer after its prompt, and the answer that it is preferred to."""
+        parts, others = (
+            decoded(self.tokenizer, each.input_ids, (label != IGNORED for label in labels_of(each)))
+            for each in (sample.chosen, sample.rejected)
+        )
+        return Shown(parts, "rather than " + "".join(text for text, learned in others if learned))
 
     def largest(self, samples: Sequence[Preference] | None, limit: int) -> Preference:
         """Return two answers as long as the longest, and with as much supervised as any."""

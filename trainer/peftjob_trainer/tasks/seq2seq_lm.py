@@ -14,6 +14,7 @@ from ..exits import TrainerError
 from ..sharding.skeleton import Skeletons
 from . import cross_entropy
 from .common import TOKEN, Batch, Task, pad_ids, pad_labels
+from .shown import Shown, decoded
 
 
 class Seq2SeqLM(Task):
@@ -61,6 +62,11 @@ class Seq2SeqLM(Task):
     def metrics(self, loss: float, predicted: torch.Tensor | None, samples: Sequence[Any]) -> dict[str, float]:
         """Return `loss` and `perplexity`."""
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+
+    def shown(self, sample: SourceTarget) -> Shown:
+        """Return the tokens of the source, and those of the target, which are learned."""
+        ids = (*sample.source_ids, *sample.target_ids)
+        return Shown(decoded(self.tokenizer, ids, (place >= len(sample.source_ids) for place in range(len(ids)))))
 
     def prompt(self, sample: SourceTarget) -> tuple[Sequence[int], str]:
         """Return the source, and the target as it is in the data."""

@@ -13,6 +13,7 @@ from ..data import IGNORED, Example, Sample
 from ..exits import TrainerError
 from ..sharding.skeleton import Skeletons
 from .common import TOKEN, Batch, Task, longest_of, pad_rows
+from .shown import Parts, Shown, decoded
 
 HEADS = ("classifier", "score")
 
@@ -92,6 +93,18 @@ class SequenceClassification(Task):
             "macroF1": float(f1_score(truth, classes, average="macro", zero_division=0)),
         }
 
+    def classes(self, sample: Any) -> Sequence[int]:
+        """Return the class."""
+        return tuple(self.truth([sample]))
+
+    def shown(self, sample: Any) -> Shown:
+        """Return the tokens, and the label."""
+        return Shown(_text(self.tokenizer, sample), self._answer(sample))
+
+    def _answer(self, sample: Any) -> str:
+        assert self.labels is not None
+        return ", ".join(self.labels[index] for index in self.classes(sample)) or "(no label)"
+
     def largest(self, samples: Sequence[Any] | None, limit: int) -> Sample:
         """Return an example as long as the longest."""
         return Example((TOKEN,) * longest_of(samples, limit), 0)
@@ -127,6 +140,11 @@ class MultiLabel(SequenceClassification):
             "macroF1": float(f1_score(truth, found, average="macro", zero_division=0)),
             "accuracy": float(accuracy_score(truth, found)),
         }
+
+    def classes(self, sample: Example) -> Sequence[int]:
+        """Return the classes."""
+        assert isinstance(sample.labels, tuple)
+        return [index for index, is_there in enumerate(sample.labels) if is_there]
 
     def largest(self, samples: Sequence[Example] | None, limit: int) -> Example:
         """Return an example as long as the longest."""
@@ -171,9 +189,17 @@ class Regression(SequenceClassification):
             "spearman": correlation(rankdata(found), rankdata(truth)),
         }
 
+    def _answer(self, sample: Example) -> str:
+        return f"{sample.labels:g}"
+
     def largest(self, samples: Sequence[Example] | None, limit: int) -> Example:
         """Return an example as long as the longest."""
         return Example((TOKEN,) * longest_of(samples, limit), 0.0)
+
+
+def _text(tokenizer: Any, sample: Any) -> Parts:
+    """Return the tokens of an example, of which none is learned; of what is no text, nothing."""
+    return decoded(tokenizer, sample.input_ids, [False] * sample.length) if isinstance(sample, Example) else ()
 
 
 def correlation(a: Any, b: Any) -> float:

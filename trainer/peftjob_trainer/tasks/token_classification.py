@@ -12,6 +12,7 @@ from ..data import IGNORED, Example
 from ..sharding.skeleton import Skeletons
 from .common import TOKEN, Batch, Task, longest_of, pad_labels, pad_rows
 from .sequence_classification import named, with_head
+from .shown import MOST_CHARACTERS, Shown, decoded
 
 
 class TokenClassification(Task):
@@ -64,6 +65,18 @@ class TokenClassification(Task):
             truth.append([self.labels[sample.labels[place]] for place in places])
             found.append([self.labels[row[place]] for place in places])
         return truth, found
+
+    def classes(self, sample: Example) -> Sequence[int]:
+        """Return the tags of all tokens that have one."""
+        assert isinstance(sample.labels, tuple)
+        return [label for label in sample.labels if label != IGNORED]
+
+    def shown(self, sample: Example) -> Shown:
+        """Return the tokens, learned where they have a tag, and their tags in order."""
+        assert isinstance(sample.labels, tuple)
+        assert self.labels is not None
+        parts = decoded(self.tokenizer, sample.input_ids, (label != IGNORED for label in sample.labels))
+        return Shown(parts, " ".join(self.labels[index] for index in self.classes(sample))[:MOST_CHARACTERS])
 
     def largest(self, samples: Sequence[Example] | None, limit: int) -> Example:
         """Return an example as long as the longest, with a tag for each token."""

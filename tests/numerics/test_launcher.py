@@ -244,6 +244,7 @@ def test_a_killed_rank_ends_the_others_and_is_named(
     assert last["rank"] == 1
     assert "rank 1 was killed by SIGKILL" in last["message"]
     assert launched.ranks() == {}
+    assert last["status"]["checkpoint"]["step"] == last["status"]["step"], "rank 0 saved what was done"
 
 
 def test_ranks_die_with_a_killed_launcher(launch: Launch, job: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

@@ -15,6 +15,10 @@ LOSSES = 1e-4
 EXACT = ("dropout", "adalora", "prompt", "head-and-best", "modules-whole")
 
 
+IN_AN_EVALUATION = [4, 12, None]
+"""Stops of a run that evaluates after every four steps: whether one is due is asked before each step and batch."""
+
+
 def plan(folder: Path) -> dict[str, dict[str, Any]]:
     """Return name of a run -> its PeftJob, less output and workers."""
     lora = {"type": "LoRA", "lora": {"rank": 4, "dropout": 0.3}}
@@ -37,7 +41,7 @@ def plan(folder: Path) -> dict[str, dict[str, Any]]:
             method={"type": "PromptTuning", "promptTuning": {"virtualTokens": 8}},
             training={"maxSteps": STEPS, "learningRate": 0.2},
         ),
-        # Its best step comes before the last one; stops fall on steps that are evaluated, too.
+        # Its best step comes before the last one; it is stopped while it evaluates, too.
         EXACT[3]: tiny.job(
             folder,
             **cls,
@@ -58,8 +62,10 @@ def placed(body: dict[str, Any], output: Path, **spec: Any) -> dict[str, Any]:
     return {**body, "spec": {**body["spec"], "output": {"uri": f"file://{output}"}, **spec}}
 
 
-def stops(chance: random.Random) -> list[int | None]:
-    """Return after how many steps of its own each of three attempts is stopped."""
+def stops(job: dict[str, Any], chance: random.Random) -> list[int | None]:
+    """Return how often each of three attempts asks whether it is to stop before it is."""
+    if "evaluation" in job["spec"]["training"]:
+        return IN_AN_EVALUATION
     first = chance.randrange(2, STEPS // 2)
     return [first, chance.randrange(1, STEPS - first - 3), None]
 
@@ -89,7 +95,7 @@ def runs(folder: Path) -> dict[str, list[Results]]:
         ("together", 2, {
             "moved": {"job": placed(moved, out), "stops": [7]},
             **{name: {"job": placed(job, folder / name), "stops": [None]} for name, job in jobs.items()},
-            **{f"{name}-stopped": {"job": placed(job, folder / f"{name}-stopped"), "stops": stops(chance)}
+            **{f"{name}-stopped": {"job": placed(job, folder / f"{name}-stopped"), "stops": stops(job, chance)}
                for name, job in jobs.items()},
         }),
         ("alone again", 1, {"moved": {"job": placed(moved, out, **one), "stops": [None]}}),
@@ -118,11 +124,18 @@ def test_a_stopped_run_is_bitwise_the_one_that_never_stopped(
         assert stopped["adapter"].keys() == straight["adapter"].keys()
         assert all(torch.equal(tensor, straight["adapter"][n]) for n, tensor in stopped["adapter"].items())
         if rank == 0:
-            told = [f"ended after step {step}, saved as " in word for step, word in
+            told = [f"ended after step {step}, " in word and "saved as " in word for step, word in
                     zip(stopped["started after"][1:], stopped["words"], strict=False)]  # fmt: skip
             assert told == [True, True]
     files = [folder / which / "adapter_model.safetensors" for which in (name, f"{name}-stopped")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_stop_in_an_evaluation_loses_no_step(runs: dict[str, list[Results]]) -> None:
+    run = runs["together"][0]["head-and-best-stopped"]
+    assert run["started after"][1] == 4
+    assert "ended after step 4, in its evaluation, saved as " in run["words"][0]
+    assert [r["step"] for r in run["evaluations"] if r["split"] == "validation"] == [*range(4, STEPS, 4), STEPS]
 
 
 def test_the_best_step_survives_a_stop(runs: dict[str, list[Results]]) -> None:

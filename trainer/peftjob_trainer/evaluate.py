@@ -1,6 +1,6 @@
 """Evaluates a split over all ranks. Called by `train`; every rank takes the same number of batches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -12,13 +12,16 @@ from .sharding import Sharded
 
 
 @torch.no_grad()
-def evaluate(sharded: Sharded, batching: Batching, samples: Sequence[Sample]) -> dict[str, float]:
-    """Return the task's metrics of the model as it is, the same on all ranks."""
+def evaluate(
+    sharded: Sharded, batching: Batching, samples: Sequence[Sample], check: Callable[[], None]
+) -> dict[str, float]:
+    """Return the task's metrics of the model as it is, the same on all ranks; `check` is called before each batch."""
     task, device = batching.task, batching.device
     sharded.model.eval()
     total = torch.zeros((), dtype=torch.float64, device=device)
     found: list[tuple[list[int], torch.Tensor]] = []
     for indices, batch in batching.micro_batches(samples, task.evaluation_batches):
+        check()
         with sharded.autocast():
             loss, predicted = task.loss_sum(sharded.model, batch)
         total += loss.double()

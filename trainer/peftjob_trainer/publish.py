@@ -30,7 +30,7 @@ from peftjob_api import AdapterInfo, JobIdentity, Reason
 from peftjob_api.constants import CLAIM_NAME, MANIFEST_NAME
 from pydantic import ValidationError
 
-from .checkpoints.names import remove_all as remove_checkpoints
+from .checkpoints.names import remove as remove_checkpoints
 from .claim import Claim, FileEntry, Manifest, read_claim
 from .exits import TrainerError
 from .storage import ObjectNotFound, PreconditionFailed, Store

@@ -146,7 +146,7 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
         if merge is not None:
             merge.finish()
     except Exception as error:
-        checkpoints.close()
+        checkpoints.abandon()
         failure = explain(error)
         if claim is not None and (go.releases_claim or failure.code in PERMANENT):
             # A checkpoint that does not suit is good for the job as it was.

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -84,6 +85,15 @@ def train(run: Run) -> History:
     )
     run.sharded.model.train()
     run.progress.phase("Training")
+    with run.checkpoints.rescuing(lambda: course.step, course.state):
+        go_through(run, course, length)
+    course.restore_best()
+    return course.history
+
+
+def go_through(run: Run, course: Course, length: Length) -> None:
+    """Take all steps that are left, evaluate and save where that is due; for errors see `train`."""
+    spec = run.spec
     while True:
         step, history = course.step, course.history
         is_due = step > 0 and evaluates_after(spec, step, length.steps_per_epoch, length.total_steps)
@@ -96,8 +106,6 @@ def train(run: Run) -> History:
         if stop and course.step < length.total_steps:
             saved = run.checkpoints.stop(course.step, course.state)
             raise TrainerError(Reason.INTERRUPTED, f"told to stop (SIGTERM): ended after step {course.step}, {saved}")
-    course.restore_best()
-    return course.history
 
 
 def take_step(run: Run, history: History, step: int, length: Length) -> bool:
@@ -171,6 +179,15 @@ def check_finite(step: int, loss: float, norm: float) -> None:
     )
 
 
+def check_told(run: Run, step: int) -> None:
+    """End this rank's evaluation after a step, which may take longer than there is, if it was told to stop.
+
+    Its peers notice that it is gone; what is trained does not change meanwhile.
+    """
+    if run.interrupted():
+        raise TrainerError(Reason.INTERRUPTED, f"told to stop (SIGTERM): ended after step {step}, in its evaluation")
+
+
 def evaluate_split(run: Run, history: History, split: str) -> EvalRecord:
     """Evaluate validation or test data with the model as it is, and record it."""
     chosen = run.splits.validation if split == "validation" else run.splits.test
@@ -180,12 +197,14 @@ def evaluate_split(run: Run, history: History, split: str) -> EvalRecord:
         examples = examples[: run.spec.training.evaluation.max_samples]
     before = run.progress.status.phase
     run.progress.phase("Evaluating")
-    metrics = evaluate(run.sharded, run.batching, examples)
+    step = history.steps[-1].step if history.steps else 0
+    check = partial(check_told, run, step) if split == "validation" else lambda: None
+    metrics = evaluate(run.sharded, run.batching, examples, check)
     generate = run.spec.training.evaluation.generate if run.spec.training.evaluation else None
     if generate is not None:
         batching = run.batching
-        metrics |= evaluate_writing(run.sharded, run.task, run.device, batching.micro_batch, examples, generate)
-    record = EvalRecord(history.steps[-1].step if history.steps else 0, split, metrics)
+        metrics |= evaluate_writing(run.sharded, run.task, run.device, batching.micro_batch, examples, generate, check)
+    record = EvalRecord(step, split, metrics)
     history.evaluations.append(record)
     run.progress.evaluation(record)
     run.progress.phase(before)

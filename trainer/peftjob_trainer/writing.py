@@ -7,7 +7,7 @@ whose texts are longest: a rank that is done, or has nothing to write, gathers a
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,13 @@ _OF_THE_BASE = ("bos_token_id", "decoder_start_token_id", "forced_bos_token_id",
 
 
 def evaluate_writing(
-    sharded: Sharded, task: Task, device: torch.device, rows: int, samples: Sequence[Sample], settings: GenerateSpec
+    sharded: Sharded,
+    task: Task,
+    device: torch.device,
+    rows: int,
+    samples: Sequence[Sample],
+    settings: GenerateSpec,
+    check: Callable[[], None],
 ) -> dict[str, float]:
     """Return the metrics of what the model as it is writes for the first samples, the same on all ranks.
 
@@ -40,10 +46,11 @@ def evaluate_writing(
         rows: Texts that a rank writes at once.
         samples: Of a split.
         settings: `spec.training.evaluation.generate`.
+        check: Called before each batch.
     """
     started, before = time.monotonic(), sharded.gathered_bytes()
     prompts = [task.prompt(sample) for sample in samples[: settings.max_samples]]
-    ids = write(sharded, task, device, rows, [ids for ids, _ in prompts], settings.max_new_tokens)
+    ids = write(sharded, task, device, rows, [ids for ids, _ in prompts], settings.max_new_tokens, check)
     texts = [task.tokenizer.decode(written, skip_special_tokens=True) for written in ids]
     log.info(
         "wrote %d texts, the longest of %d tokens, in %.1f s: gathered %.1f MiB of the base",
@@ -57,7 +64,13 @@ def evaluate_writing(
 
 @torch.no_grad()
 def write(
-    sharded: Sharded, task: Task, device: torch.device, rows: int, prompts: Sequence[Sequence[int]], tokens: int
+    sharded: Sharded,
+    task: Task,
+    device: torch.device,
+    rows: int,
+    prompts: Sequence[Sequence[int]],
+    tokens: int,
+    check: Callable[[], None] = lambda: None,
 ) -> list[list[int]]:
     """Return the token ids that the model writes for each prompt, with what ends them, the same on all ranks."""
     model = sharded.model
@@ -69,6 +82,7 @@ def write(
     was_training = model.training
     model.eval()
     for own in deal_by_length(lengths, dist.get_rank(), dist.get_world_size(), rows):
+        check()
         batch = pad_ids([prompts[i] for i in own or [shortest]], task.pad, on_left=not reads_apart)
         with sharded.autocast():
             output = model.generate(

@@ -6,8 +6,9 @@ the next one waits for the first step after it. A store that fails costs a line 
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Final
 
 import torch.distributed as dist
@@ -16,7 +17,7 @@ from peftjob_api.checkpoint_spec import CheckpointSpec
 
 from ..exits import TrainerError
 from ..failures import explain
-from .state import TrainingState
+from .state import TrainingState, told_sizes
 from .stored import Stored
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ class Checkpoints:
         self._step, self._since = 0, clock()
         self._written: CheckpointInfo | None = None
         self._error: TrainerError | None = None
+        self._give_up: float | None = None
+        """When the last one is not waited for any longer."""
 
     def resumed(self, info: CheckpointInfo) -> None:
         """Count from a checkpoint that is there."""
@@ -75,27 +78,57 @@ class Checkpoints:
         Raises:
             TrainerError: `SUPERSEDED`.
         """
-        if self._pool is not None:
-            give_up = self._clock() + STOP_SECONDS
-            if self._is_idle(STOP_SECONDS) and (self._written is None or self._written.step != step):
-                self._begin(step, take)
-                self._is_idle(max(0.0, give_up - self._clock()))
+        said = self._save(step, take)
         dist.barrier()  # who ends earlier makes its launcher end the others
         if self.is_superseded:
             assert self._error is not None
             raise self._error
-        if self._pool is None:
-            return "rank 0 tells of its checkpoint"
-        if self._written is not None and self._written.step == step:
-            return f"saved as {self._written.uri}"
-        why = self._error.message if self._error else f"it took more than {STOP_SECONDS:.0f} s"
-        last = f"the last one is {self._written.uri}" if self._written else "there is none yet"
-        return f"no checkpoint of it could be written ({why}); {last}"
+        return said
+
+    @contextmanager
+    def rescuing(self, step: Callable[[], int], take: Callable[[], TrainingState]) -> Iterator[None]:
+        """Save the last finished step, if meanwhile a peer is lost, or a rank is told to stop outside of a step.
+
+        What is trained changes at the end of a step alone, after its last collective: where one fails, all is whole.
+        """
+        try:
+            yield
+        except Exception as error:
+            failure = explain(error)
+            may_help = failure.reason in (Reason.LOST_PEER, Reason.INTERRUPTED) and self._pool is not None
+            if not may_help or self._give_up is not None or not step():
+                raise
+            said = self._save(step(), take)
+            log.info("ended after step %d, %s", step(), said)
+            if failure is not error:
+                raise
+            raise TrainerError(failure.reason, f"{failure.message}, {said}") from error
 
     def close(self) -> None:
         """Wait for what is being written; nothing is from then on."""
         if self._pool is not None:
             self._pool.shutdown(wait=True)
+
+    def abandon(self) -> None:
+        """Wait for what is being written, but not longer than there is time to."""
+        if self._pool is not None:
+            left = STOP_SECONDS if self._give_up is None else self._give_up - self._clock()
+            self._is_idle(max(0.0, left))
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _save(self, step: int, take: Callable[[], TrainingState]) -> str:
+        """Write a checkpoint of a step and wait for it, as long as there is time; return what became of it."""
+        if self._pool is None:
+            return "rank 0 tells of its checkpoint"
+        self._give_up = self._clock() + STOP_SECONDS
+        if self._is_idle(STOP_SECONDS) and (self._written is None or self._written.step != step):
+            self._begin(step, take)
+            self._is_idle(max(0.0, self._give_up - self._clock()))
+        if self._written is not None and self._written.step == step:
+            return f"saved as {self._written.uri}"
+        why = self._error.message if self._error else f"it took more than {STOP_SECONDS:.0f} s"
+        last = f"the last one is {self._written.uri}" if self._written else "there is none yet"
+        return f"no checkpoint of it could be written ({why}); {last}"
 
     def _is_idle(self, seconds: float) -> bool:
         """Wait so long for what is being written; tell whether it is."""
@@ -116,7 +149,7 @@ class Checkpoints:
                 log.warning("the checkpoint of step %d is not written: %s", state.step, self._error.message)
             return
         self._written, self._error = info, None
-        log.info("checkpoint of step %d: %s", info.step, info.uri)
+        log.info("checkpoint of step %d: %s (%s)", info.step, info.uri, told_sizes(state))
         self._told(info)
 
 

@@ -3,12 +3,17 @@
 Each name ends with the number of the claim under which it is written, so that two gangs never write one file.
 """
 
+import logging
 import re
+from collections.abc import Callable
 from typing import Final
 
 from peftjob_api.constants import CHECKPOINTS_FOLDER, MANIFEST_NAME
 
+from ..exits import TrainerError
 from ..storage import Store
+
+log = logging.getLogger(__name__)
 
 STATE_NAME: Final = "state.safetensors"
 _OURS: Final = re.compile(rf"{CHECKPOINTS_FOLDER}/(?:step|best)-\d+-claim-(\d+)[./]")
@@ -35,9 +40,18 @@ def claim_number(key: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def remove_all(store: Store) -> None:
-    """Remove every checkpoint, and what unfinished ones left: of a job that is over for good."""
+def remove(store: Store, is_over: Callable[[str, int], bool] = lambda *_: True) -> None:
+    """Remove files of checkpoints, and of unfinished ones; where the store refuses, they stay and the log says so.
+
+    Args:
+        store: The output folder.
+        is_over: Tells by a key, and the number of the claim that it was written under, whether nobody needs it.
+    """
     prefix = f"{CHECKPOINTS_FOLDER}/"
-    for key in [*(o.key for o in store.list(prefix)), *store.unfinished(prefix)]:
-        if claim_number(key) is not None:
-            store.delete(key)
+    try:
+        for key in [*(o.key for o in store.list(prefix)), *store.unfinished(prefix)]:
+            number = claim_number(key)
+            if number is not None and is_over(key, number):
+                store.delete(key)
+    except TrainerError as error:  # a right to write is often none to delete
+        log.warning("checkpoints that nobody needs stay: %s", error.message)

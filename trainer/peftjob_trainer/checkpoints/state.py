@@ -39,6 +39,15 @@ class TrainingState:
     """What was trained after that step, flat, fp32."""
 
 
+def told_sizes(state: TrainingState) -> str:
+    """Return what a state costs, for people: the bytes of its tensors by what they are."""
+    kinds = {"trained": 0, "moments": 0, "of the method": 0}
+    for name, tensor in state.tensors.items():
+        kind = "trained" if name == "trained" else "of the method" if name.startswith(METHOD) else "moments"
+        kinds[kind] += tensor.nbytes
+    return ", ".join(f"{size / 1e6:.2f} MB {kind}" for kind, size in kinds.items() if size)
+
+
 def write_state(state: TrainingState, path: Path) -> None:
     """Write a state but for `best`: three times what is trained, the method's own, and seven numbers for each step."""
     about = {

@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from peftjob_api import CheckpointInfo
-from peftjob_api.constants import CHECKPOINTS_FOLDER
 from peftjob_api.worker import WireModel
 from pydantic import ValidationError
 
@@ -23,7 +22,7 @@ from ..claim import CheckpointEntry, Claim, FileEntry
 from ..exits import TrainerError
 from ..storage import ObjectNotFound
 from ..storage.adapters import sha256
-from .names import STATE_NAME, best_of, claim_number, folder_of, manifest_of, remove_all
+from .names import STATE_NAME, best_of, folder_of, manifest_of, remove
 from .state import TrainingState, write_best, write_state
 
 log = logging.getLogger(__name__)
@@ -152,14 +151,9 @@ class Stored:
 
     def sweep(self) -> None:
         """Remove what earlier gangs wrote of checkpoints that never came to be."""
-        store, claim = self._claim.store, self._claim
-        listed = {key for entry in claim.record.checkpoints for key in entry.files}
-        prefix = f"{CHECKPOINTS_FOLDER}/"
-        for key in [*(o.key for o in store.list(prefix)), *store.unfinished(prefix)]:
-            number = claim_number(key)
-            # A gang that superseded this one writes under a higher number.
-            if key not in listed and number is not None and number < claim.number:
-                store.delete(key)
+        listed = {key for entry in self._claim.record.checkpoints for key in entry.files}
+        # A gang that superseded this one writes under a higher number.
+        remove(self._claim.store, lambda key, number: key not in listed and number < self._claim.number)
 
     def clear(self) -> None:
         """Forget all, and remove them: nobody is to go on from here.
@@ -169,7 +163,7 @@ class Stored:
         """
         self._listed = []
         self._claim.list_checkpoints(self._listed)
-        remove_all(self._claim.store)
+        remove(self._claim.store)
 
     def _put(self, key: str, path: Path) -> FileEntry:
         self._claim.store.put(key, path)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from peftjob_api import CheckpointInfo, Reason
 from peftjob_api.checkpoint_spec import CheckpointSpec
 from peftjob_trainer.checkpoints import keeper
@@ -59,6 +60,7 @@ class State:
 
     def __init__(self, step: int) -> None:
         self.step = step
+        self.tensors = {"trained": torch.zeros(50_000), "exp_avg": torch.zeros(100_000), "method.a": torch.zeros(5_000)}
 
 
 def made(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> tuple[Checkpoints, list[int]]:
@@ -83,7 +85,8 @@ def test_steps_go_on_while_one_is_written(monkeypatch: pytest.MonkeyPatch) -> No
     assert told == [10]
 
 
-def test_the_last_one_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_one_is_waited_for(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "peftjob_trainer")
     slow = Slow()
     checkpoints, told = made(slow, monkeypatch)
     checkpoints.offer(10, lambda: State(10))  # type: ignore[arg-type, return-value]
@@ -91,6 +94,7 @@ def test_the_last_one_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     slow.may_end.set()
     assert checkpoints.stop(13, lambda: State(13)) == "saved as s3://out/13"  # type: ignore[arg-type, return-value]
     assert told == [10, 13]
+    assert "step 13: s3://out/13 (0.20 MB trained, 0.40 MB moments, 0.02 MB of the method)" in caplog.text
 
 
 def test_a_step_that_is_saved_is_not_saved_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,6 +140,43 @@ def test_a_gang_that_lost_its_claim_is_told(monkeypatch: pytest.MonkeyPatch) -> 
         checkpoints.stop(11, lambda: State(11))  # type: ignore[arg-type, return-value]
     assert error.value.reason is Reason.SUPERSEDED
     assert checkpoints.is_superseded
+
+
+@pytest.mark.parametrize(
+    ("error", "want"),
+    [
+        (RuntimeError("[../gloo/transport/tcp/pair.cc:538] Connection closed by peer"), [7]),
+        (TrainerError(Reason.INTERRUPTED, "told to stop"), [7]),
+        (TrainerError(Reason.NON_FINITE_LOSS, "the loss is nan"), []),
+        (ValueError("a mistake of ours"), []),
+    ],
+    ids=["a lost peer", "told to stop in an evaluation", "a loss that is not finite", "anything else"],
+)
+def test_what_is_done_is_saved_if_that_may_help(
+    error: Exception, want: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow()
+    slow.may_end.set()
+    checkpoints, told = made(slow, monkeypatch)
+    with pytest.raises(type(error)), checkpoints.rescuing(lambda: 7, lambda: State(7)):  # type: ignore[arg-type, return-value]
+        raise error
+    assert told == want
+
+
+def test_what_was_saved_when_told_to_stop_is_not_saved_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow()
+    slow.may_end.set()
+    checkpoints, told = made(slow, monkeypatch)
+
+    def stopped() -> None:
+        with checkpoints.rescuing(lambda: 7, lambda: State(7)):  # type: ignore[arg-type, return-value]
+            checkpoints.stop(7, lambda: State(7))  # type: ignore[arg-type, return-value]
+            raise TrainerError(Reason.INTERRUPTED, "told to stop")
+
+    with pytest.raises(TrainerError) as error:
+        stopped()
+    assert error.value.message == "told to stop"
+    assert told == [7]
 
 
 def test_ranks_without_a_store_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

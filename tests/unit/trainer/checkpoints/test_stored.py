@@ -9,7 +9,7 @@ import torch
 from peftjob_api import JobIdentity, Reason
 from peftjob_api.constants import CHECKPOINTS_FOLDER, CLAIM_NAME
 from peftjob_testkit.memory_store import MemoryStore
-from peftjob_trainer.checkpoints.names import remove_all
+from peftjob_trainer.checkpoints.names import remove
 from peftjob_trainer.checkpoints.state import TrainingState, read_state, write_state
 from peftjob_trainer.checkpoints.stored import Stored
 from peftjob_trainer.claim import Claim
@@ -205,7 +205,7 @@ def test_what_others_put_there_is_not_removed(tmp_path: Path) -> None:
     store.put("checkpoints/notes.txt", b"mine")
     stored.add(state(10))
     stored.clear()
-    remove_all(store)
+    remove(store)
     assert checkpoint_keys(store) == ["checkpoints/notes.txt"]
 
 

@@ -56,6 +56,29 @@ def test_the_manifest_names_every_file_and_the_status_names_the_manifest(
     assert info.size_bytes == sum(map(len, files.values()))
 
 
+def test_a_store_that_lets_nothing_be_deleted_gets_its_adapter_all_the_same(
+    store: Store, job: JobIdentity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(key: str) -> None:
+        raise TrainerError(Reason.STORAGE_ACCESS_DENIED, f"{key}: no right to delete")
+
+    claim = Claim.take(store, job, 1, "g")
+    store.put("checkpoints/step-00000010-claim-1/manifest.json", b"{}")
+    monkeypatch.setattr(store, "delete", refused)
+    info = publish(store, URI, claim, adapter(tmp_path / "a", "one"), job)
+    assert find_published(store, URI, job) == info
+    assert "no right to delete" in caplog.text
+
+
+def test_a_published_adapter_leaves_no_checkpoints(store: Store, job: JobIdentity, tmp_path: Path) -> None:
+    """Also where the gang died before it could remove them."""
+    info = publish(store, URI, Claim.take(store, job, 1, "g"), adapter(tmp_path / "a", "one"), job)
+    store.put("checkpoints/step-00000010-claim-1/manifest.json", b"{}")
+    assert find_published(store, URI, job) == info
+    assert store.list("checkpoints/") == []
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
 def test_publishing_again_returns_what_is_there(store: Store, job: JobIdentity, tmp_path: Path) -> None:
     first = publish(store, URI, Claim.take(store, job, 1, "g1"), adapter(tmp_path / "a", "one"), job)
     before = contents(store)

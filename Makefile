@@ -57,6 +57,11 @@ test-numerics: setup  ## our loop against one rank, two ranks and HF Trainer
 	mkdir -p $(REPORTS)
 	$(PYTEST) tests/numerics --junitxml=$(REPORTS)/numerics.xml
 
+.PHONY: test-pairs
+test-pairs: setup  ## every method with every task that it goes with, on two ranks over a partitioned base
+	mkdir -p $(REPORTS)
+	PEFTJOB_ALL_PAIRS=1 $(PYTEST) tests/numerics/test_pairs.py --timeout=3600 --junitxml=$(REPORTS)/pairs.xml
+
 .PHONY: test-integration
 test-integration: setup tools-api  ## against a real API server and a real S3 server
 	mkdir -p $(REPORTS)

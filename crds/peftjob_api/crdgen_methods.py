@@ -15,7 +15,8 @@ _INTRO = """\
 fp32 and whole on every rank, and what is published holds trained values only.
 
 Each pair that is marked `x` trains on two ranks over a partitioned base in tests/numerics/test_pairs.py, in fp32 and
-with a bf16 base; each method is compared with HF Trainer and peft in tests/numerics/test_methods.py.
+with a bf16 base: all of them by `make test-pairs`, some by `make test`. Each method is compared with HF Trainer and
+peft in tests/numerics/test_methods.py.
 """
 
 

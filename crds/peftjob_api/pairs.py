@@ -22,12 +22,12 @@ _OF_TEXT: Final[Mapping[str, str]] = {
 """Methods that a model of images has nothing for -> why."""
 
 _SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
-    "Seq2SeqLM": ("LoRA",),
-    "TokenClassification": ("LoRA",),
-    "ImageClassification": ("LoRA",),
     "PreferenceOptimisation": ("LoRA", "AdaLoRA", "VeRA", "LoHa", "LoKr", "OFT", "IA3"),
 }
 """Tasks that only some methods have been shown to learn so far."""
+_SHARED: Final = (
+    "encoder and decoder share one embedding, which would stay whole on each rank through the encoder's backward pass"
+)
 
 UNSUPPORTED: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
     {
@@ -36,6 +36,7 @@ UNSUPPORTED: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
         for method in METHODS
         if method not in shown
     }
+    | {("TrainableTokens", "Seq2SeqLM"): _SHARED}
     | {("TrainableTokens", task): "peft cannot publish the head of this task beside the tokens" for task in _HEADED}
     | {(method, "ImageClassification"): why for method, why in _OF_TEXT.items()}
     | {("BitFit", "PreferenceOptimisation"): "it trains the base itself, which this task needs as it was"}

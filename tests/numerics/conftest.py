@@ -30,6 +30,8 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 Results = dict[str, dict[str, Any]]
+PATIENCE = 400.0
+"""Seconds after which ranks are taken to hang."""
 
 
 def free_port() -> int:
@@ -38,16 +40,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def run_all(folder: Path, world: int, name: str = "cases") -> list[Results]:
+def run_all(folder: Path, world: int, name: str = "cases", patience: float = PATIENCE) -> list[Results]:
     """Do all runs of a file with so many ranks; return what each rank wrote."""
     import torch
 
-    run_ranks("harness.py", [str(folder), name], folder, world)
+    run_ranks("harness.py", [str(folder), name], folder, world, patience)
     return [torch.load(folder / f"{name}-{world}-{rank}.pt") for rank in range(world)]
 
 
-def run_ranks(script: str, arguments: list[str], folder: Path, world: int) -> None:
-    """Run a script of this folder as so many ranks; their logs go into a folder."""
+def run_ranks(script: str, arguments: list[str], folder: Path, world: int, patience: float = PATIENCE) -> None:
+    """Run a script of this folder as so many ranks, for so many seconds at most; their logs go into a folder."""
     master = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}
     command = [sys.executable, str(HERE / script), *arguments]
     ranks = []
@@ -57,7 +59,7 @@ def run_ranks(script: str, arguments: list[str], folder: Path, world: int) -> No
         with (folder / f"world-{world}-rank-{rank}.log").open("wb") as log:
             ranks.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
     try:
-        give_up = time.monotonic() + 400
+        give_up = time.monotonic() + patience
         while any(process.poll() is None for process in ranks) and not any(process.poll() for process in ranks):
             assert time.monotonic() < give_up, "ranks hang"
             time.sleep(0.05)
@@ -116,7 +118,7 @@ def method_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def adapted(method_runs: Path) -> list[Results]:
     """The runs of all methods on two ranks, as each of them saw it."""
-    return run_all(method_runs, 2, "methods")
+    return run_all(method_runs, 2, "methods", PATIENCE + 20 * len(methods.PAIRS))
 
 
 @pytest.fixture(scope="session")

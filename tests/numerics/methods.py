@@ -123,6 +123,8 @@ TASKS = {
     "PreferenceOptimisation": ("llama", "preferences"),
 }
 """Task -> its base model, and its data."""
+OTHER_BASES = {("BitFit", "Seq2SeqLM"): "bart"}
+"""(method, task) -> its base model, where that of the task has nothing for the method."""
 OF_METHOD = {row.method["type"]: row for row in reversed(ROWS)}
 """Method -> the first of its rows, by which it is looked at with other tasks."""
 
@@ -161,6 +163,7 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
     tiny.write_classified(folder / "classes.jsonl", EXAMPLES)
     tiny.write_classified(folder / "unseen-classes.jsonl", 9, seed=5)
     tiny.write_t5(folder / "t5")
+    tiny.write_bart(folder / "bart")
     tiny.write_translations(folder / "translations.jsonl", EXAMPLES)
     tiny.write_translations(folder / "unseen-translations.jsonl", 9)
     tiny.write_tagged(folder / "tags.jsonl", EXAMPLES)
@@ -178,7 +181,7 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
 def job(folder: Path, row: Row, precision: str, task: str) -> dict[str, Any]:
     """Return a PeftJob; in fp32 it takes two micro steps a rank, of samples of unequal length."""
     model, data = TASKS[task]
-    model = row.base if task == "CausalLM" else model
+    model = row.base if task == "CausalLM" else OTHER_BASES.get((row.method["type"], task), model)
     training = {
         "precision": precision,
         "maxSteps": STEPS,

@@ -80,6 +80,28 @@ def write_t5(folder: Path, *, spread: float = 1.0) -> None:
     write_tokenizer(folder)
 
 
+def write_bart(folder: Path) -> None:
+    """Write a random encoder-decoder with biases and layer norms."""
+    import torch
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    torch.manual_seed(1)
+    sizes = {"vocab_size": 300, "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 96}
+    parts = {
+        f"{part}_{name}": n for part in ("encoder", "decoder") for name, n in (("ffn_dim", 64), ("attention_heads", 2))
+    }
+    ends = {
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 1,
+        "forced_eos_token_id": 1,
+    }
+    config = BartConfig(**sizes, **parts, **ends, init_std=0.1, dropout=0.0)
+    BartForConditionalGeneration(config).save_pretrained(folder)
+    write_tokenizer(folder)
+
+
 def write_bert(folder: Path, *, layers: int = 2, poisoned: bool = False, spread: float = 0.02) -> None:
     """Write a random encoder without a head; a poisoned one has a weight that is not finite."""
     import torch

@@ -17,6 +17,8 @@ from .common import Method, task_type
 from .layers import linear_names, linear_targets
 
 _FIELD = "spec.method.ia3"
+_MORE = {"vit": (["k_proj", "v_proj", "fc2"], ["fc2"])}
+"""Type of a model that peft does not know -> keys, values and the MLP's last layer, and the latter."""
 
 
 class IA3(Method):
@@ -46,8 +48,10 @@ class IA3(Method):
 
 
 def _of_architecture(model: Any) -> tuple[list[str], list[str]]:
-    """Return the modules that peft knows of an architecture, and those of them whose input is scaled."""
+    """Return the modules that are known of an architecture, and those of them whose input is scaled."""
     kind = model.config.model_type
+    if kind in _MORE:
+        return _MORE[kind]
     if kind not in TARGETS:
         raise TrainerError(
             Reason.TARGET_MODULES_NOT_FOUND,

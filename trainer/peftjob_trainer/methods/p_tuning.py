@@ -20,6 +20,7 @@ class PTuning(VirtualTokens):
         assert isinstance(settings, PTuningMethod)
         return PromptEncoderConfig(
             num_virtual_tokens=settings.virtual_tokens,
+            num_transformer_submodules=1,  # an encoder-decoder's decoder has no use for the others
             encoder_reparameterization_type="MLP",
             encoder_hidden_size=settings.hidden_size or model.config.get_text_config().hidden_size,
             modules_to_save=self.head or None,

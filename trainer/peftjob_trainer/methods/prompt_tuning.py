@@ -28,6 +28,7 @@ class PromptTuning(VirtualTokens):
         """Return peft's config; its own ways to begin would read the base, which has no data yet."""
         return PromptTuningConfig(
             num_virtual_tokens=self.virtual_tokens,
+            num_transformer_submodules=1,  # an encoder-decoder's decoder has no use for the others
             prompt_tuning_init="RANDOM",
             modules_to_save=self.head or None,
             task_type=task_type(self.spec),

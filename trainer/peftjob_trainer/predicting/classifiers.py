@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..data.pictures import decode, processed
+from ..tasks.common import prepended
 from .inputs import Shown
 from .predictor import Answer, Predictor, Question
 
@@ -116,7 +117,8 @@ class Tagger(Classifier):
 
         A span has `start`, `end`, `label` and `text`; in the scheme BIO it is a name, else a word.
         """
-        labels, best = self.labels, self.logits(batch).argmax(-1).tolist()
+        labels = self.labels
+        best = self.logits(batch)[:, prepended(self.loaded.model) :].argmax(-1).tolist()
         answers: list[Answer] = []
         for question, row in zip(batch, best, strict=True):
             words: _Words = question.about

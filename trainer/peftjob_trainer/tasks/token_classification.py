@@ -10,7 +10,7 @@ from transformers import AutoModelForTokenClassification
 
 from ..data import IGNORED, Example
 from ..sharding.skeleton import Skeletons
-from .common import TOKEN, Batch, Task, longest_of, pad_labels, pad_rows
+from .common import TOKEN, Batch, Task, longest_of, pad_labels, pad_rows, prepended
 from .sequence_classification import named, with_head
 from .shown import MOST_CHARACTERS, Shown, decoded
 
@@ -37,6 +37,7 @@ class TokenClassification(Task):
     def loss_sum(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the sum of the tagged tokens' losses and the predicted tags, int64 (rows, longest)."""
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
+        logits = logits[:, prepended(model) :]
         losses = cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED, reduction="sum")
         return losses, logits.detach().argmax(-1)
 

@@ -158,6 +158,17 @@ def test_words_and_the_names_in_a_text(tmp_path: Path) -> None:
         assert all(text[span["start"] : span["end"]] == span["text"] for span in found["spans"])
 
 
+def test_words_behind_virtual_tokens(tmp_path: Path) -> None:
+    config = peft.PromptTuningConfig(task_type="TOKEN_CLS", num_virtual_tokens=3)
+    adapter, model = published(tmp_path, bert(BertForTokenClassification, num_labels=3), config,
+                               task="TokenClassification", labels=TAGS)  # fmt: skip
+    outputs = [model(input_ids=ids_of(text), attention_mask=torch.ones_like(ids_of(text))).logits[0] for text in ROWS]
+    want = [[TAGS[n] for n in logits[3:].argmax(-1).tolist()] for logits in outputs]
+    found = answers(adapter, [text.split() for text in ROWS], column="tokens")
+    assert [row["tags"] for row in found] == want
+    assert want != [[TAGS[n] for n in logits[:-3].argmax(-1).tolist()] for logits in outputs]
+
+
 @pytest.mark.parametrize("column", ["prompt", "messages"])
 def test_the_continuation_of_a_prompt(column: str, tmp_path: Path) -> None:
     config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])

@@ -112,8 +112,8 @@ samples-local: setup  ## train the samples on this machine, against their bases 
 
 DEVICE ?= cpu
 .PHONY: bench
-bench: setup tools-api  ## loading, traffic, saving and steps against HF Trainer, DeepSpeed and peft (DEVICE=cuda; root)
-	$(PY) tests/bench/bench.py --device $(DEVICE) $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json $(JSON)) $(if $(QUICK),--quick)
+bench: setup $(if $(filter cuda,$(DEVICE)),,tools-api)  ## loading, traffic, saving and steps against HF Trainer, DeepSpeed and peft (DEVICE=cuda; root)
+	$(PY) tests/bench/bench.py --device $(DEVICE) $(if $(MODELS),--models $(MODELS)) $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json $(JSON)) $(if $(QUICK),--quick)
 
 .PHONY: bench-control-plane
 bench-control-plane: setup tools-api  ## API writes and latencies per job, from the audit log

@@ -1,18 +1,21 @@
 """What PeftJob costs beside today's stack (HF Trainer, DeepSpeed ZeRO-3, peft): loading, traffic, saving, steps.
 
-Usage: bench.py [--only PARTS] [--quick] [--rounds N] [--device cpu|cuda] [--json FILE]
+Usage: bench.py [--only PARTS] [--quick] [--rounds N] [--device cpu|cuda] [--models FOLDER] [--json FILE]
 
 The parts are `load`, `reads`, `traffic` and `steps`. Each runs ours and theirs on the same models, data, seeds and
 versions, in turns and in fresh processes, and holds what it counts against a bar. Counts carry over to other machines,
-times do not: they stand as ratios. With `--device cuda` only the part `device` runs, on one accelerator. `--quick`
-checks the bench itself, on small models and with one round: its ratios of times mean nothing.
+times do not: they stand as ratios. With `--device cuda` other parts run, on one accelerator: `agreement` with the CPU,
+and one for each model, which `--models` keeps (18 GB in all). `--quick` checks the bench itself, on small models and
+with one round: its ratios of times mean nothing.
 """
 
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import agreement
 import device as device_part
 import load
 import reads
@@ -24,10 +27,13 @@ from kit.table import Found
 Part = Callable[[Path], Found]
 
 
-def parts(device: str, rounds: int, *, quick: bool) -> dict[str, Part]:
+def parts(device: str, rounds: int, models: Path | None, *, quick: bool) -> dict[str, Part]:
     """Return the parts for a device, in their order."""
     if device == "cuda":
-        return {"device": lambda folder: device_part.measure(folder, rounds, quick=quick)}
+        sizes = device_part.SMALL if quick else device_part.CASES
+        return {"agreement": agreement.measure} | {
+            name: partial(device_part.measure, name, rounds=rounds, folder=models) for name in sizes
+        }
     return {
         "load": lambda folder: load.measure(folder / "model", folder, 2, rounds, layers=2 if quick else 22),
         "reads": lambda folder: reads.measure(folder, quick=quick),
@@ -43,9 +49,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rounds", type=int, default=3, help="of what is timed")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--models", type=Path, help="where the models of --device cuda are, or are to be kept")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    every = parts(options.device, 1 if options.quick else options.rounds, quick=options.quick)
+    every = parts(options.device, 1 if options.quick else options.rounds, options.models, quick=options.quick)
     chosen = options.only.split(",") if options.only else list(every)
     unknown = set(chosen) - every.keys()
     if unknown:

@@ -123,7 +123,8 @@ def take_step(run: Run, history: History, step: int, length: Length) -> bool:
         measures = step == min(MEASURED_STEP, length.total_steps) and dist.get_rank() == 0
         measurement = stack.enter_context(measured(sharded)) if measures else None
         local_loss = forward_backward(run, step, batch)
-    loss, stop = sharded.reduce(local_loss, float(run.interrupted() or run.checkpoints.is_superseded))
+    is_over = run.interrupted() or run.checkpoints.is_superseded
+    loss, stop = sharded.reduce(local_loss, torch.full_like(local_loss, is_over))
     norm = sharded.clip(training.max_grad_norm)
     check_finite(step, loss, norm)
     rate = learning_rate(training, step, length.total_steps)
@@ -139,8 +140,8 @@ def take_step(run: Run, history: History, step: int, length: Length) -> bool:
     return bool(stop)
 
 
-def forward_backward(run: Run, step: int, batch: list[Sample]) -> float:
-    """Compute this rank's share of a global batch; return its share of the loss, leave that of the gradients."""
+def forward_backward(run: Run, step: int, batch: list[Sample]) -> torch.Tensor:
+    """Compute this rank's share of a global batch; return its share of the loss (fp32 scalar), leave the gradients'."""
     supervised = max(1, sum(run.task.count(example) for example in batch))
     total = penalise(run)
     for micro, (_, tensors) in enumerate(run.batching.micro_batches(batch)):
@@ -150,7 +151,7 @@ def forward_backward(run: Run, step: int, batch: list[Sample]) -> float:
         loss = loss / supervised
         run.sharded.backward(loss)
         total += loss.detach()
-    return float(total)
+    return total
 
 
 def penalise(run: Run) -> torch.Tensor:

@@ -1,5 +1,6 @@
-"""What the kernel counts for this process: memory, bytes read, bytes through network interfaces. Linux only."""
+"""What is counted for this process: memory, bytes read, bytes through network interfaces, memory of a device. Linux."""
 
+import gc
 from pathlib import Path
 
 _SELF = Path("/proc/self")
@@ -40,6 +41,26 @@ def interface_bytes(text: str | None = None) -> dict[str, tuple[int, int]]:
         fields = numbers.split()
         found[name.strip()] = (int(fields[0]), int(fields[8]))
     return found
+
+
+def forget_device_memory() -> None:
+    """Free what nothing on the device is left of, and let its peak begin anew; nothing, where there is no device."""
+    import torch
+
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def device_runtime() -> int | None:
+    """Return what is taken of a device that no tensor has, in bytes: of this process, if no other is on the device."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    free, total = torch.cuda.mem_get_info()
+    return int(total - free - torch.cuda.memory_reserved())
 
 
 def _status(key: str) -> int:

@@ -15,7 +15,7 @@ import torch
 from kit.collectives import Collectives
 from kit.marks import Marks
 from kit.meeting import Meeting
-from kit.process import interface_bytes, peak_memory, reset_peak_memory, resident_memory
+from kit.process import forget_device_memory, interface_bytes, peak_memory, reset_peak_memory, resident_memory
 from peft import LoraConfig, get_peft_model
 from peftjob_api import PeftJob
 from peftjob_api.spec import PeftJobSpec
@@ -95,27 +95,37 @@ class Watching(TrainerCallback):
         self.marks.mark()
 
 
-def run(task: dict[str, Any], place: Place, meeting: Meeting) -> dict[str, Any]:
-    """Run `task["job"]`, as `ways.ours` runs one of its jobs; return the same figures."""
-    spec = PeftJob.model_validate(task["job"]["body"]).spec
-    folder = Path(task["folder"])
-    zero = task.get("zero", True)
+def run(task: dict[str, Any], place: Place, meeting: Meeting) -> Any:
+    """Run `task["job"]`, as `ways.ours` runs one of its jobs; return the same figures. Or each of `task["jobs"]`."""
     session.quiet_libraries()
     collectives = Collectives(place.world // task["nodes"])
     collectives.install()
+    if "jobs" in task:
+        return [one(task, job, place, meeting, collectives) for job in task["jobs"]]
+    return one(task, task["job"], place, meeting, collectives)
+
+
+def one(
+    task: dict[str, Any], job: dict[str, Any], place: Place, meeting: Meeting, collectives: Collectives
+) -> dict[str, Any]:
+    """Run one job."""
+    spec = PeftJob.model_validate(job["body"]).spec
+    folder = Path(task["folder"])
+    zero = task.get("zero", True)
     collectives.phase = "Loading"
     device = session.choose_device(spec, place)
+    forget_device_memory()
     if zero:
         session.connect(place, device)
     else:
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # or accelerate would make a process group
-            os.environ.pop(name)
+            os.environ.pop(name, None)
     wires = interface_bytes()
     arguments = arguments_of(spec, folder, place.world, zero=zero)  # first: `from_pretrained` then partitions
     model = load(spec, arguments)
-    tokenizer = load_tokenizer(Path(task["job"]["model"]))
+    tokenizer = load_tokenizer(Path(job["model"]))
     examples = load_splits(spec, tokenizer, spec.storage, folder).train.examples
-    watching = Watching(collectives, meeting if task["job"].get("counts_wires") else None)
+    watching = Watching(collectives, meeting if job.get("counts_wires") else None)
     trainer = Ordered(
         model=model,
         args=arguments,

@@ -7,23 +7,35 @@ progress that the session reports: so it holds for any shard group, however that
 import functools
 import hashlib
 import logging
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from kit.collectives import Collectives
 from kit.marks import Marks
 from kit.meeting import Meeting
-from kit.process import bytes_read, interface_bytes, peak_memory, reset_peak_memory, resident_memory
+from kit.process import (
+    bytes_read,
+    device_runtime,
+    forget_device_memory,
+    interface_bytes,
+    peak_memory,
+    reset_peak_memory,
+    resident_memory,
+)
 from kit.servers import counted
 from peftjob_api import PeftJob, PlanInfo, RunConfig
 from peftjob_trainer import session
 from peftjob_trainer.handoff import Go, Place
 from peftjob_trainer.history import StepRecord
 from peftjob_trainer.progress import Phase, Progress
+from peftjob_trainer.sharding import Groups, ShardGroup, Topology
 
 SAVING = "Saving"
 """A phase of the bench's own: from the end of the last step on."""
@@ -86,21 +98,29 @@ def run(task: dict[str, Any], place: Place, meeting: Meeting) -> list[dict[str, 
     """Run `task["jobs"]`, each a dictionary; return what each took.
 
     Of a job: `body`, a PeftJob; `model`, the local folder of its base; `only_load`; `counts_wires`, whether ranks wait
-    for each other after each step, so that no byte of a step is seen in another. A storage service is reached through
-    a proxy of this rank, which counts.
+    for each other after each step, so that no byte of a step is seen in another; `partitioned`, whether the base of a
+    single rank lies in ZeRO's partitions all the same. A storage service is reached through a proxy of this rank, which
+    counts. With `task["goes on"]` an error of one job is told instead of ending all.
     """
     collectives = Collectives(place.world // task["nodes"])
     collectives.install()
     session.connect = functools.cache(session.connect)  # the jobs meet once
-    return [one(job, place, meeting, collectives, Path(task["folder"])) for job in task["jobs"]]
+    found = []
+    for job in task["jobs"]:
+        try:
+            found.append(one(job, place, meeting, collectives, Path(task["folder"])))
+        except Exception:
+            if not task.get("goes on"):
+                raise
+            found.append({"error": traceback.format_exc()})
+    return found
 
 
 def one(job: dict[str, Any], place: Place, meeting: Meeting, collectives: Collectives, folder: Path) -> dict[str, Any]:
     """Run one job."""
     collectives.forget()
     collectives.phase = "Starting"
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    forget_device_memory()
     watched = Watched(collectives, meeting if job.get("counts_wires") else None)
     fell_back = FellBack()
     logging.getLogger("peftjob_trainer").addHandler(fell_back)
@@ -109,7 +129,7 @@ def one(job: dict[str, Any], place: Place, meeting: Meeting, collectives: Collec
         spec = job["body"]["spec"] | ({"storage": storage} if storage else {})
         parsed = PeftJob.model_validate(job["body"] | {"spec": spec})
         go = Go(RunConfig.of(parsed.identity, parsed.spec), 1, "bench", folder, Path(job["model"]), None, True)
-        with watching_train(watched, only_load=job.get("only_load", False)):
+        with watching_train(watched, only_load=job.get("only_load", False)), laid(job.get("partitioned", False)):
             try:
                 session.run(go, place, watched)
             except LoadedOnly:
@@ -128,7 +148,24 @@ def one(job: dict[str, Any], place: Place, meeting: Meeting, collectives: Collec
         "fell back": fell_back.lines,
         "saving peak": peak_memory() - watched.taken.get("resident", 0),
         "device peak": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        "device reserved": torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None,
+        "device runtime": device_runtime(),
     }
+
+
+@contextmanager
+def laid(partitioned: bool) -> Iterator[None]:
+    """Have the base of a single rank in partitions, or as it is."""
+    opened = session.open_groups
+
+    def opening(shard: ShardGroup, topology: Topology) -> Groups:
+        return replace(opened(shard, topology), base=dist.group.WORLD)
+
+    session.open_groups = opening if partitioned else opened  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        session.open_groups = opened
 
 
 @contextmanager

@@ -54,5 +54,8 @@ class PrefixTuning(VirtualTokens):
             )
         adapted = super().inject(model)
         if not self._settings.projection:
-            torch.nn.init.normal_(adapted.prompt_encoder["default"].embedding.weight, std=SPREAD)
+            weight = adapted.prompt_encoder["default"].embedding.weight
+            with torch.no_grad():
+                # Drawn on the CPU, for the same numbers on any device.
+                weight.copy_(torch.nn.init.normal_(torch.empty(weight.shape), std=SPREAD))
         return adapted

@@ -60,8 +60,6 @@ class Demand:
     """Number of trained parameters."""
     copies: int
     """Copies of what is trained beside parameter, gradient and moments: of the best step so far, if it is kept here."""
-    update: int
-    """Copies of what is trained while it is reduced over the ranks and updated."""
     whole: int
     """Bytes of activations at their peak, of a rank that holds the whole base."""
     sharded: int
@@ -89,7 +87,7 @@ class Demand:
         ZeRO-3 cuts every parameter into `ranks` pieces of `ceil(elements / ranks)`, the last one padded.
         """
         base = sum(count * -(-elements // ranks) * size for (elements, size), count in self.base.items())
-        update = self.update * self.trained * _FP32
+        update = self.trained * _FP32  # the flat buffer in which gradients are added up over the ranks
         step = self.whole if ranks == 1 else self.sharded
         return Parts(
             base=base + self.buffers,

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from ..data import Example, Sample
 from ..sharding.zero3 import Use, blocks, default_room, kept, needs_again
 from ..tasks import Task
+from ..tasks.cross_entropy import chunks_of
 from .meter import GLIBC, Meter, fake_mode
 
 _SHORT, _LONG = 4, 6
@@ -104,6 +105,7 @@ def _run(model: Any, task: Computes, batch: Batch, *, training: bool, accelerate
             meter.ignore(tensor)
         stack.enter_context(torch.set_grad_enabled(training))
         stack.enter_context(gathers(model, meter))
+        stack.enter_context(chunks_of("cuda" if accelerated else "cpu"))
         stack.enter_context(meter)
         # Numbers such as those of images are of a size that counts.
         tensors = {name: t.clone() if t.is_floating_point() else t for name, t in tensors.items()}

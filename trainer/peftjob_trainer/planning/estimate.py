@@ -73,8 +73,6 @@ def estimate(spec: ResolvedSpec, inputs: Inputs) -> Demand:
         trained=sum(p.numel() for p in parameters if p.requires_grad),
         # The best step's adapter is kept in the host's memory.
         copies=int(spec.dataset.has_validation and not accelerated),
-        # The flat buffer of the reduction; AdamW works on all parameters at once on an accelerator: its denominators.
-        update=2 if accelerated else 1,
         whole=peak.whole,
         sharded=peak.sharded,
         runtime=runtime_bytes(accelerated=accelerated),

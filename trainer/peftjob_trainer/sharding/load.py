@@ -178,12 +178,14 @@ class Base:
         started = time.monotonic()
         self._agree_on_version()
         groups = groups or open_groups(*_everybody())
-        zero = Init(module=torch.nn.Module(), config_dict_or_path=zero_config(self.dtype), dtype=self.dtype)
         own: list[Target] = []
         alike: list[Target] = []
+        zero = None
+        if groups.base is not None:
+            zero = Init(module=torch.nn.Module(), config_dict_or_path=zero_config(self.dtype), dtype=self.dtype)
         for places, parameter in unique(model).values():
             name: str | None = getattr(parameter, _NAME, None)
-            if parameter.requires_grad or groups.base is None:
+            if parameter.requires_grad or zero is None:
                 if name is not None:
                     dtype = torch.float32 if parameter.requires_grad else parameter.dtype
                     value = torch.empty(parameter.shape, dtype=dtype, device=self.device)

@@ -144,19 +144,24 @@ class Source(ABC):
         """That came from storage, headers aside; those of failed requests too."""
         self._lock = threading.Lock()
 
-    def read(self, reads: Sequence[Read]) -> None:
+    def read(self, reads: Sequence[Read], at_once: int | None = None) -> None:
         """Fill what the reads say, several at a time; return when all is there.
+
+        Args:
+            reads: In any order, not overlapping.
+            at_once: How many requests are under way at a time, at most; None: as many as are good for this source.
 
         Raises:
             TrainerError: `BASE_MODEL_CORRUPT`: a file is not what its header promised, or not the same any more;
                 `STORAGE_UNAVAILABLE`: after repeated attempts; or what else the storage service says.
         """
         todo = pieces(reads, self.part_bytes, self.max_gap)
-        if len(todo) <= 1:
+        threads = min(at_once or self.threads, len(todo))
+        if threads <= 1:
             for piece in todo:
                 self._fill(piece)
             return
-        with ThreadPoolExecutor(min(self.threads, len(todo))) as pool:
+        with ThreadPoolExecutor(threads) as pool:
             futures = [pool.submit(self._fill, piece) for piece in todo]
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             failed = next((error for future in futures if future in done and (error := future.exception())), None)

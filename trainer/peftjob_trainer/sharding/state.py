@@ -68,6 +68,7 @@ class Sharded:
             betas=_BETAS,
             eps=_EPSILON,
             weight_decay=training.weight_decay,
+            fused=next(iter(trained.values())).is_cuda,  # one kernel for all parameters, and no copies of them
         )
 
     def autocast(self) -> torch.autocast:
@@ -81,18 +82,23 @@ class Sharded:
         if self._gathering is not None:
             self._gathering.release_backward_leftovers()
 
-    def reduce(self, *extra: float) -> list[float]:
-        """Sum the gradients over all ranks in one go, and return the sums of some numbers sent along."""
+    def reduce(self, *extra: torch.Tensor) -> list[float]:
+        """Sum the gradients over all ranks in one go, and return the sums of some scalars sent along.
+
+        An accelerator is waited for at the end only: it has what is to be done here before it is done with the step.
+        """
         parameters = list(self.trained.values())
         sizes = [p.numel() for p in parameters]
         used = sum(sizes) + len(extra)
         flat = torch.zeros(self._reducer.padded(used), device=parameters[0].device)
         views = [v.view_as(p) for v, p in zip(flat[: sum(sizes)].split(sizes), parameters, strict=True)]
-        for parameter, view in zip(parameters, views, strict=True):
-            if parameter.grad is not None:
-                view.copy_(parameter.grad)
-                parameter.grad = None
-        flat[sum(sizes) : used] = torch.tensor(extra)
+        there = [(v, p.grad) for v, p in zip(views, parameters, strict=True) if p.grad is not None]
+        if there:
+            torch._foreach_copy_([view for view, _ in there], [gradient for _, gradient in there])
+        for parameter in parameters:
+            parameter.grad = None
+        del there
+        flat[sum(sizes) : used] = torch.stack(extra)
         self._reducer.sum(flat)
         for parameter, view in zip(parameters, views, strict=True):
             parameter.grad = view
@@ -133,7 +139,7 @@ class Sharded:
         return {
             "trained": flat(self.trained.values()),
             **{moment: flat(state[moment] for state in each) for moment in _MOMENTS},
-            "updates": torch.tensor([int(state["step"]) for state in each]),
+            "updates": torch.stack([state["step"] for state in each]).long().cpu(),
         }
 
     @torch.no_grad()
@@ -146,7 +152,9 @@ class Sharded:
                 own = self.optimizer.state[parameter][moment] = torch.empty_like(parameter)
                 own.copy_(values.view_as(parameter))
         for parameter, updates in zip(self.trained.values(), state["updates"].tolist(), strict=True):
-            self.optimizer.state[parameter]["step"] = torch.tensor(float(updates))
+            # Where AdamW is fused, it counts on the device.
+            device = parameter.device if self.optimizer.defaults["fused"] else None
+            self.optimizer.state[parameter]["step"] = torch.tensor(float(updates), device=device)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each trained parameter, in the order of `trained`."""

@@ -20,13 +20,16 @@ from deepspeed.utils import set_z3_leaf_module, z3_leaf_module
 from deepspeed.utils.timer import NoopTimer
 from peft.tuners.tuners_utils import BaseTunerLayer
 
+from . import linear
+
 
 def zero_config(dtype: torch.dtype) -> dict[str, Any]:
     """Return DeepSpeed's configuration for a base of a dtype."""
     return {
         "train_micro_batch_size_per_gpu": 1,
         "bf16": {"enabled": dtype == torch.bfloat16},
-        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
+        # Of its linear layer, see `linear`.
+        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0, "memory_efficient_linear": False},
     }
 
 
@@ -192,6 +195,7 @@ class Gathering(DeepSpeedZeRoOffload):
             # One of peft's reads shape or values of its base layer, which outside of a block is done by then.
             if isinstance(module, BaseTunerLayer):
                 set_z3_leaf_module(module, True)
+        linear.install()
         super().__init__(model, timers=NoopTimer(), ds_config={}, overlap_comm=False)
         self.param_coordinator = Coordinator(room)
 

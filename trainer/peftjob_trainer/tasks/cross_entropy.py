@@ -15,6 +15,7 @@ batch against what it returns for a ramp of logits; all ranks find the same.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Final, Literal
 from weakref import WeakKeyDictionary
 
@@ -29,8 +30,19 @@ CHUNK_BYTES: Final = {"cpu": 2**25, "cuda": 2**28}
 
 Way = Literal["chunked", "chosen", "whole"]
 Logits = Callable[[torch.Tensor], torch.Tensor]
+_chunks_of: ContextVar[str | None] = ContextVar("chunks_of", default=None)
 _ways: WeakKeyDictionary[torch.nn.Module, dict[bool, Way]] = WeakKeyDictionary()
 """What was found to hold for a model whose head is frozen, or is not: with its adapter off, one that is trained is."""
+
+
+@contextmanager
+def chunks_of(device_type: str) -> Iterator[None]:
+    """Let chunks be as large as on a kind of device, `cpu` or `cuda`, wherever the tensors are: for planning."""
+    token = _chunks_of.set(device_type)
+    try:
+        yield
+    finally:
+        _chunks_of.reset(token)
 
 
 class UnlikeError(Exception):
@@ -149,7 +161,7 @@ def _chunked(model: Any, head: Any, inputs: Any, labels: Any, positions: Any, ta
 
     def call(original: Logits, hidden: torch.Tensor) -> torch.Tensor:
         if hidden.shape[:2] == labels.shape:
-            rows = max(1, CHUNK_BYTES[hidden.device.type] // (4 * config.vocab_size))
+            rows = max(1, CHUNK_BYTES[_chunks_of.get() or hidden.device.type] // (4 * config.vocab_size))
             chosen = states[-1].flatten(0, 1)[positions]
             losses.append(ChunkedLoss.apply(chosen, targets, lambda part: after(original(part)), rows))
         return ramp

@@ -20,7 +20,6 @@ def demand(base: float = 16, whole: float = 4, gathered: float = 1, runtime: flo
         buffers=0,
         trained=0,
         copies=0,
-        update=1,
         whole=int(whole * GIB),
         sharded=int((whole + gathered) * GIB),
         runtime=int(runtime * GIB),
@@ -96,14 +95,14 @@ def test_several_nodes_are_taken_before_all() -> None:
 
 
 def test_parts_add_up_with_padding_and_state() -> None:
-    needs = Demand(Counter({(10, 2): 3, (7, 4): 1}), 100, 1000, copies=1, update=2, whole=5000, sharded=9000, runtime=1)
+    needs = Demand(Counter({(10, 2): 3, (7, 4): 1}), 100, 1000, copies=1, whole=3000, sharded=9000, runtime=1)
     alone, shared = needs.on(1), needs.on(4)
     assert alone.base == 3 * 10 * 2 + 7 * 4 + 100
     assert shared.base == 3 * 3 * 2 + 2 * 4 + 100  # ceil(10 / 4) = 3, ceil(7 / 4) = 2
     assert alone.trained == shared.trained == 5 * 4 * 1000  # parameter, gradient, two moments, and the best so far
-    assert alone.activations == shared.activations == 8000  # two copies for the update are more than the step
-    assert (alone.gathered, shared.gathered) == (0, 1000)
-    assert shared.total == shared.base + 1000 + 8000 + 20000 + 1
+    assert alone.activations == shared.activations == 4000  # a copy for the reduction is more than the step
+    assert (alone.gathered, shared.gathered) == (0, 5000)
+    assert shared.total == shared.base + 5000 + 4000 + 20000 + 1
 
 
 def message(job: PeftJobSpec, memory: float, estimate: Any = None, **needs: float) -> str:

@@ -17,6 +17,7 @@ class Reason(StrEnum):
     DATASET_COLUMN_MISSING = "DatasetColumnMissing"
     DATASET_MALFORMED = "DatasetMalformed"
     DATASET_EMPTY = "DatasetEmpty"
+    DATASET_DIFFERS = "DatasetDiffers"
     UNKNOWN_LABEL = "UnknownLabel"
     TARGET_MODULES_NOT_FOUND = "TargetModulesNotFound"
     DOES_NOT_FIT = "DoesNotFit"

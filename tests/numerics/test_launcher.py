@@ -295,6 +295,53 @@ def test_a_missing_column_is_named_without_a_traceback(
 POD = "import sys, peftjob_trainer.launch as l; l.RENDEZVOUS_PORT, l.STATUS_PORT = {ports}; l.end_process(l.main([]))"
 
 
+def start_pod(
+    folder: Path, config: Path, node: int, attempt: int, ports: tuple[int, int], cwd: Path | None = None
+) -> subprocess.Popen[str]:
+    """Start a worker pod's launcher; its last word goes into a folder."""
+    return subprocess.Popen(
+        [sys.executable, "-c", POD.format(ports=ports)],
+        env={
+            **ENVIRONMENT,
+            "GLOO_SOCKET_IFNAME": "lo",
+            constants.ENV_RUN_CONFIG: str(config),
+            constants.ENV_NODE_RANK: str(node),
+            constants.ENV_ATTEMPT: str(attempt),
+            constants.ENV_GANG: f"pod-{attempt}-{node}",
+            constants.ENV_MASTER_ADDR: "localhost",
+            constants.ENV_CPU_LIMIT: "1",
+            constants.ENV_TERMINATION_PATH: str(folder / f"termination-{attempt}-{node}"),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=cwd,
+    )
+
+
+def test_pods_that_see_different_data_end_before_they_train(
+    job: Callable[..., dict[str, Any]], inputs: Path, tmp_path: Path
+) -> None:
+    """A path that is another folder for each of them, as a volume of each node's own would be."""
+    lines = (inputs / "train.jsonl").read_text().splitlines(keepends=True)
+    for node in (0, 1):
+        (tmp_path / f"node-{node}").mkdir()
+        (tmp_path / f"node-{node}" / "train.jsonl").write_text("".join(lines[: len(lines) - node]))
+    spec = {**job()["spec"], "workers": {"nodes": 2, "processesPerNode": 1}}
+    spec["dataset"] = {**spec["dataset"], "train": "file:///proc/self/cwd/train.jsonl"}
+    identity = JobIdentity(namespace="team", name="tiny", uid="uid-2")
+    config = tmp_path / "run.json"
+    config.write_text(RunConfig.of(identity, PeftJobSpec.model_validate(spec)).to_json())
+    ports = free_port(), free_port()
+    pods = [start_pod(tmp_path, config, node, 1, ports, tmp_path / f"node-{node}") for node in (0, 1)]
+    logs = [pod.communicate(timeout=240)[0] for pod in pods]
+    assert [pod.returncode for pod in pods] == [65, 65], "\n".join(logs)
+    for node in (0, 1):
+        last = json.loads((tmp_path / f"termination-1-{node}").read_text())
+        assert last["reason"] == "DatasetDiffers"
+        assert "node 1 has read other train data than node 0" in last["message"]
+
+
 def test_two_pods_train_as_the_operator_starts_them(job: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     """Each with a launcher of its own; node 0 answers the operator; a next attempt finds the result."""
     spec = {**job()["spec"], "workers": {"nodes": 2, "processesPerNode": 1, "logFormat": "JSON"}}
@@ -305,23 +352,7 @@ def test_two_pods_train_as_the_operator_starts_them(job: Callable[..., dict[str,
     ports = free_port(), free_port()
 
     def start(node: int, attempt: int) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-c", POD.format(ports=ports)],
-            env={
-                **ENVIRONMENT,
-                "GLOO_SOCKET_IFNAME": "lo",
-                constants.ENV_RUN_CONFIG: str(config),
-                constants.ENV_NODE_RANK: str(node),
-                constants.ENV_ATTEMPT: str(attempt),
-                constants.ENV_GANG: f"pod-{attempt}-{node}",
-                constants.ENV_MASTER_ADDR: "localhost",
-                constants.ENV_CPU_LIMIT: "1",
-                constants.ENV_TERMINATION_PATH: str(tmp_path / f"termination-{attempt}-{node}"),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        return start_pod(tmp_path, config, node, attempt, ports)
 
     def word(attempt: int, node: int) -> TerminationMessage:
         found = parse_worker_json(TerminationMessage, (tmp_path / f"termination-{attempt}-{node}").read_bytes())

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 import torch.distributed as dist
 
-from .data import Example, Sample
+from .data import Example, Sample, lengths_of
 from .order import deal_by_length, pack
 from .tasks import Task
 
@@ -35,7 +35,7 @@ class Batching:
             at_once: Micro batches that are computed as one.
         """
         rank, world = dist.get_rank(), dist.get_world_size()
-        lengths = [sample.length for sample in samples]
+        lengths = lengths_of(samples)
         shortest = [[min(range(len(samples)), key=lengths.__getitem__)]]
         rows = pack(lengths, self.row_tokens, world) if self.row_tokens else [[i] for i in range(len(samples))]
         tokens = [sum(lengths[i] for i in row) for row in rows]

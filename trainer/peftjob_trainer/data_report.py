@@ -63,7 +63,7 @@ class SplitReport:
 
 def describe(task: Task, splits: Splits) -> list[SplitReport]:
     """Return what the splits are like; reads each sample once."""
-    return [_describe(task, split) for split in (splits.train, splits.validation, splits.test) if split is not None]
+    return [_describe(task, split) for split in splits.each()]
 
 
 def _describe(task: Task, split: Split) -> SplitReport:

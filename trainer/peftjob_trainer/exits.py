@@ -21,6 +21,7 @@ _CODES: dict[Reason, ExitCode] = {
     Reason.DATASET_COLUMN_MISSING: ExitCode.BAD_DATA,
     Reason.DATASET_MALFORMED: ExitCode.BAD_DATA,
     Reason.DATASET_EMPTY: ExitCode.BAD_DATA,
+    Reason.DATASET_DIFFERS: ExitCode.BAD_DATA,
     Reason.UNKNOWN_LABEL: ExitCode.BAD_DATA,
     Reason.STORAGE_UNAVAILABLE: ExitCode.UNAVAILABLE,
     Reason.STORAGE_ACCESS_DENIED: ExitCode.NOT_PERMITTED,

@@ -9,9 +9,11 @@ import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 DEFAULT_MICRO_BATCH: Final = 8
 
@@ -38,8 +40,14 @@ def global_batch(examples: int, batch_size: int, seed: int, step: int) -> list[i
     """Return the indices of the examples of a step (from 1), over all ranks."""
     per_epoch = math.ceil(examples / batch_size)
     epoch, position = divmod(step - 1, per_epoch)
-    order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(examples)
-    return [int(i) for i in order[position * batch_size : (position + 1) * batch_size]]
+    chosen: list[int] = _order(examples, seed, epoch)[position * batch_size : (position + 1) * batch_size].tolist()
+    return chosen
+
+
+@lru_cache(maxsize=2)
+def _order(examples: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Return the indices of all examples as an epoch (from 0) has them; kept, for a step needs a few of them."""
+    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(examples)
 
 
 def deal_by_length(lengths: Sequence[int], rank: int, world: int, micro_batch: int) -> list[list[int]]:

@@ -6,9 +6,10 @@ import shutil
 import signal
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +28,7 @@ from .checkpoints.resume import go_on
 from .checkpoints.stored import Stored
 from .checkpoints.suits import numerics
 from .claim import Claim
-from .data import Splits, load_splits
+from .data import Splits, load_once, load_splits
 from .data_report import SplitReport
 from .exits import TrainerError
 from .failures import explain
@@ -42,6 +43,7 @@ from .progress import Progress, serve
 from .publish import MERGED_FOLDER, find_published, publish
 from .report import write_report
 from .resolve import ResolvedSpec, fit_length, read_facts, resolve, told_of
+from .same_data import check_same
 from .sharding import Base, Groups, Sharded, open_groups
 from .sharding.process_groups import COLLECTIVE_TIMEOUT
 from .storage import fetch_adapter, open_store
@@ -82,9 +84,9 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
     quiet_libraries()
     progress.phase("Loading")
     processor = load_processor(go.model, go.run.spec)
-    spec, splits = load_data(
-        go.run.spec, processor, go.model, go.work
-    )  # before the rendezvous: bad data is told at once
+    load = partial(load_once, is_first=place.local_rank == 0)
+    # Before the rendezvous: bad data is told at once.
+    spec, splits = load_data(go.run.spec, processor, go.model, go.work, load)
     go = replace(go, run=go.run.model_copy(update={"spec": spec}))
     progress.resolved(told_of(spec, precision))
     data = look_at(spec, processor, splits, progress) if place.rank == 0 else []
@@ -92,6 +94,7 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
     inputs = Inputs(go.model, pad_of(processor), precision, splits, processor)
     demand = estimate(spec, inputs) if place.rank == 0 else None
     store = connect(place, device)
+    check_same(splits, device, spec.workers.ranks_per_node)
     option = settle(spec, demand, inputs, store, device, ranks_here(go))
     groups = open_groups(option.group, topology_of(spec))
     merge = Merge(place.rank, place.world, writers(spec.output, spec.workers)) if spec.output.merge else None
@@ -193,21 +196,24 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message="Specified to not (save|load) vera_A")  # as `methods.vera` means it
 
 
-def load_data(spec: PeftJobSpec, processor: Any, model: Path, work: Path) -> tuple[ResolvedSpec, Splits]:
+def load_data(
+    spec: PeftJobSpec, processor: Any, model: Path, work: Path, load: Callable[..., Splits] = load_splits
+) -> tuple[ResolvedSpec, Splits]:
     """Return the data, and the spec with what it leaves open chosen for them.
 
     Args:
         spec: Of the job.
         processor: Of the base: its tokenizer, or image processor.
         model: Folder with the base's config.
-        work: Where remote files are copied to.
+        work: Where remote files are copied to, and samples are kept.
+        load: `load_splits`, or `load_once` where other ranks load the same.
 
     Raises:
         TrainerError: See `load_splits`.
     """
     facts = read_facts(model, processor, spec.base_model.uri)
     fitting = fit_length(spec, facts)
-    splits = load_splits(fitting, processor, spec.storage, work)
+    splits = load(fitting, processor, spec.storage, work)
     return resolve(fitting, facts, len(splits.train.examples)), splits
 
 

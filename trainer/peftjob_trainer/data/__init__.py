@@ -1,10 +1,25 @@
 """From the files of `spec.dataset` to token ids and labels.
 
-`load_splits` is called by every rank (or once per node) before training; what it returns depends on nothing but the
-files, the tokenizer (or image processor) and the spec, so all ranks hold the same examples in the same order.
+`load_once` is called by every rank before training: one of each node encodes the samples into files, from which all
+read. What there is, and in which order, depends on nothing but the data, the tokenizer (or image processor) and the
+spec.
 """
 
-from .load import load_splits
-from .types import IGNORED, Example, Picture, Preference, Sample, SourceTarget, Split, Splits
+from .load import load_once, load_splits
+from .splits import Split, Splits
+from .stored import lengths_of
+from .types import IGNORED, Example, Picture, Preference, Sample, SourceTarget
 
-__all__ = ["IGNORED", "Example", "Picture", "Preference", "Sample", "SourceTarget", "Split", "Splits", "load_splits"]
+__all__ = [
+    "IGNORED",
+    "Example",
+    "Picture",
+    "Preference",
+    "Sample",
+    "SourceTarget",
+    "Split",
+    "Splits",
+    "lengths_of",
+    "load_once",
+    "load_splits",
+]

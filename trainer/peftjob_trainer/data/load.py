@@ -4,11 +4,14 @@ Every wrong row is an error that names file and line (see docs/failure-modes.md 
 out and counted, if `dataset.onBadRow` says so.
 """
 
+import pickle
+import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from peftjob_api import PeftJobSpec, Reason
 from peftjob_api.spec import StorageSpec
@@ -20,7 +23,11 @@ from .parts import set_aside
 from .readers import reader_of
 from .rows import Row, Source, empty
 from .skipped import Skipped
-from .types import Encoded, Preference, Sample, Split, Splits
+from .splits import Split, Splits
+from .stored import Writer
+from .types import Encoded, Preference
+
+_POLL_SECONDS: Final = 0.05
 
 
 def load_splits(spec: PeftJobSpec, processor: Any, storage: StorageSpec, work_dir: Path) -> Splits:
@@ -30,7 +37,7 @@ def load_splits(spec: PeftJobSpec, processor: Any, storage: StorageSpec, work_di
         spec: Of the job.
         processor: The base model's tokenizer, or image processor, from transformers.
         storage: `spec.storage`.
-        work_dir: Where remote files are copied to.
+        work_dir: Where remote files are copied to, and samples are kept.
 
     Raises:
         TrainerError: `DATASET_NOT_FOUND`, `DATASET_COLUMN_MISSING`, `DATASET_MALFORMED`, `DATASET_EMPTY`,
@@ -44,14 +51,43 @@ def load_splits(spec: PeftJobSpec, processor: Any, storage: StorageSpec, work_di
     }
     reader, train = reader_of(spec.task), sources["train"]
     layout, labels = _understand(reader, spec, train)
-    splits = {
-        name: _load(name, spec, source, layout, reader.encoder(spec, layout, processor, labels, source.uri), labels)
-        for name, source in sources.items()
-    }
+    work_dir.mkdir(parents=True, exist_ok=True)
+    kept = Path(tempfile.mkdtemp(prefix="samples-", dir=work_dir))
+    splits = {}
+    for name, source in sources.items():
+        encode = reader.encoder(spec, layout, processor, labels, source.uri)
+        splits[name] = _load(name, spec, source, layout, encode, labels, kept)
     splits |= _divided(spec, splits["train"], train.uri)
     first = splits["train"].examples[0]
     chat = layout.kind == "messages" or (isinstance(first, Preference) and first.is_chat)
     return Splits(splits["train"], splits.get("validation"), splits.get("test"), labels, chat)
+
+
+def load_once(spec: PeftJobSpec, processor: Any, storage: StorageSpec, work_dir: Path, *, is_first: bool) -> Splits:
+    """Return the samples of `spec.dataset`, which one rank of a node encodes for all.
+
+    Args:
+        spec: Of the job.
+        processor: The base model's tokenizer, or image processor, from transformers.
+        storage: `spec.storage`.
+        work_dir: Of this node's ranks, and of this run only.
+        is_first: Whether this rank is the one; the others wait, for as long as their launcher lets them, which ends all
+            when one has failed.
+
+    Raises:
+        TrainerError: See `load_splits`; on the first rank only.
+    """
+    told = work_dir / "splits.pickle"
+    if is_first:
+        splits = load_splits(spec, processor, storage, work_dir)
+        temporary = told.with_suffix(".part")
+        temporary.write_bytes(pickle.dumps(splits))
+        temporary.replace(told)
+        return splits
+    while not told.is_file():
+        time.sleep(_POLL_SECONDS)
+    found: Splits = pickle.loads(told.read_bytes())
+    return found
 
 
 def _understand(reader: ModuleType, spec: PeftJobSpec, train: Source) -> tuple[Layout, list[str] | None]:
@@ -89,25 +125,25 @@ def _load(
     layout: Layout,
     encode: Callable[[Row], Encoded],
     labels: list[str] | None,
+    kept: Path,
 ) -> Split:
-    """Return the samples of the files of a split."""
+    """Return the samples of the files of a split, which are written into a folder as they are made."""
     skipped = Skipped()
     if spec.dataset.on_bad_row == "Skip":
         source = replace(source, on_bad=skipped.add)
-    examples: list[Sample] = []
-    cut: list[bool] = []
     dropped = 0
-    for example, is_cut in read_rows(source, layout, encode):
-        if example is None:
-            dropped += 1
-            continue
-        examples.append(example)
-        cut.append(is_cut)
-    if not examples and skipped.count:
-        raise skipped.all_of(source.uri)
-    if not examples:
-        raise empty(source.uri, f"none of its {dropped} rows has a token to learn" if dropped else "it has no rows")
-    return Split(name, examples, labels, cut, dropped, skipped)
+    with Writer(kept / f"{name}.pickle", labels) as writer:
+        for example, is_cut in read_rows(source, layout, encode):
+            if example is None:
+                dropped += 1
+            else:
+                writer.add(example, is_cut)
+        if not len(writer) and skipped.count:
+            raise skipped.all_of(source.uri)
+        if not len(writer):
+            raise empty(source.uri, f"none of its {dropped} rows has a token to learn" if dropped else "it has no rows")
+        examples, digest = writer.finish()
+    return Split(name, examples, labels, dropped, skipped, digest)
 
 
 def _divided(spec: PeftJobSpec, train: Split, uri: str) -> dict[str, Split]:

@@ -1,12 +1,8 @@
-"""What data is once it is loaded: samples in splits."""
+"""What a row of the data becomes: a sample, of a kind that its task knows."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
-
-from .parts import Places
-from .skipped import Skipped
 
 IGNORED: Final = -100
 """The label of a token that is not learned, as PyTorch's cross entropy has it."""
@@ -85,48 +81,3 @@ class Preference:
 
 Encoded = tuple[Sample | None, bool]
 """A sample, or None for a row with nothing to learn; and whether it was cut."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """The samples of a split, in the order of its files."""
-
-    name: str
-    """`train`, `validation` or `test`."""
-    examples: Sequence[Sample]
-    labels: list[str] | None
-    """Names of the classes, in the order of the classifier's outputs."""
-    cut: Sequence[bool]
-    """Of each sample, whether it was cut to `dataset.maxLength` tokens."""
-    dropped: int = 0
-    """Rows of plain text with nothing to learn: empty, or a single token."""
-    skipped: Skipped = field(default_factory=Skipped)
-    """Bad rows."""
-
-    @property
-    def lengths(self) -> Sequence[int]:
-        """Of each sample."""
-        return [sample.length for sample in self.examples]
-
-    @property
-    def truncated(self) -> int:
-        """Samples that were cut."""
-        return sum(self.cut)
-
-    def part(self, name: str, places: Places) -> "Split":
-        """Return some of the samples as a split; what was left out stays with `train`."""
-        chosen = Split(name, [self.examples[i] for i in places], self.labels, [self.cut[i] for i in places])
-        return replace(chosen, dropped=self.dropped, skipped=self.skipped) if name == "train" else chosen
-
-
-@dataclass(frozen=True)
-class Splits:
-    """All data of a job."""
-
-    train: Split
-    validation: Split | None
-    test: Split | None
-    labels: list[str] | None
-    """Names of the classes; None for a task without classes."""
-    chat: bool = False
-    """Whether the rows were chats, rendered by the tokenizer's template."""

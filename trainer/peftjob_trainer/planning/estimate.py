@@ -90,7 +90,7 @@ def step_peak(model: Any, spec: ResolvedSpec, inputs: Inputs) -> tuple[Peak, boo
         peaks = [peak_of(model, task, training, training=True, accelerated=accelerated)]
         if evaluation is not None:
             peaks.append(peak_of(model, task, evaluation, training=False, accelerated=accelerated))
-        written = largest_writing(task, spec, _evaluated(inputs.splits) or None)
+        written = largest_writing(task, spec, _evaluated(spec, inputs.splits, task) or None)
         if written is not None:
             peaks.append(peak_of(model, *written, training=False, accelerated=accelerated))
     except Exception as error:  # of any model's code: a job must not end for want of an estimate
@@ -99,10 +99,10 @@ def step_peak(model: Any, spec: ResolvedSpec, inputs: Inputs) -> tuple[Peak, boo
     return Peak(max(p.whole for p in peaks), max(p.sharded for p in peaks)), False
 
 
-def _evaluated(splits: Splits | None) -> list[Sample]:
-    """Return all samples of evaluations, if they are known."""
+def _evaluated(spec: ResolvedSpec, splits: Splits | None, task: Task) -> list[Sample]:
+    """Return the largest sample of each split that is evaluated, if they are known; each sample is read once."""
     found = (splits.validation, splits.test) if splits else ()
-    return [sample for split in found if split for sample in split.examples]
+    return [task.largest(split.examples, spec.dataset.max_length) for split in found if split]
 
 
 def _validated(splits: Splits | None) -> int | None:
@@ -125,23 +125,22 @@ def largest_batches(spec: ResolvedSpec, splits: Splits | None, task: Task) -> tu
     count = min(training.batch_size, len(splits.train.examples)) if splits else training.batch_size
     example = task.largest(splits.train.examples if splits else None, spec.dataset.max_length)
     if spec.dataset.packing and splits:
-        example, count = _packed(spec, splits.train.examples, count)
+        example, count = _packed(spec, splits.train.lengths, count)
     trained = Batch(example, min(micro, -(-count // world)), spec.dataset.packing)
     if not spec.dataset.has_validation and not spec.dataset.has_test:
         return trained, None
-    found = [split.examples for split in (splits.validation, splits.test) if split] if splits else []
-    most = max((len(examples) for examples in found), default=micro * task.evaluation_batches * world)
-    every = [example for examples in found for example in examples]
-    example = task.largest(every or None, spec.dataset.max_length)
+    found = [split.lengths for split in (splits.validation, splits.test) if split] if splits else []
+    most = max((len(lengths) for lengths in found), default=micro * task.evaluation_batches * world)
+    example = task.largest(_evaluated(spec, splits, task) or None, spec.dataset.max_length)
     if spec.dataset.packing and splits:
-        example, most = _packed(spec, every, most)
+        example, most = _packed(spec, [length for lengths in found for length in lengths], most)
     rows = min(micro * task.evaluation_batches, -(-most // world))
     return trained, Batch(example, rows, spec.dataset.packing)
 
 
-def _packed(spec: PeftJobSpec, examples: Sequence[Sample], count: int) -> tuple[Example, int]:
+def _packed(spec: PeftJobSpec, lengths: Sequence[int], count: int) -> tuple[Example, int]:
     """Return the longest row of so many of the longest examples together, all supervised, and the number of rows."""
-    lengths = sorted((example.length for example in examples), reverse=True)[:count]
+    lengths = sorted(lengths, reverse=True)[:count]
     rows = pack(lengths, spec.dataset.max_length, spec.workers.world_size)
     ids = (TOKEN,) * max(sum(lengths[i] for i in row) for row in rows)
     return Example(ids, ids), len(rows)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from peftjob_api import PeftJobSpec
 
-from ..data import IGNORED, Example, Sample
+from ..data import IGNORED, Example, Sample, lengths_of
 from ..sharding.skeleton import Skeletons
 from .shown import Shown
 
@@ -151,4 +151,4 @@ def pad_labels(labels: Sequence[Any]) -> torch.Tensor:
 
 def longest_of(samples: Sequence[Sample] | None, limit: int) -> int:
     """Return the most tokens of a sample."""
-    return limit if samples is None else min(limit, max(sample.length for sample in samples))
+    return limit if samples is None else min(limit, max(lengths_of(samples)))

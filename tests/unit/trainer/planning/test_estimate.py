@@ -306,7 +306,7 @@ def test_integers_have_their_numbers_and_masks_choose_as_many_as_they_do() -> No
 
 
 def splits(train: list[Example], test: list[Example] | None = None) -> Splits:
-    return Splits(Split("train", train, None, []), None, Split("test", test, None, []) if test else None, None)
+    return Splits(Split("train", train, None), None, Split("test", test, None) if test else None, None)
 
 
 def example(length: int, supervised: int) -> Example:

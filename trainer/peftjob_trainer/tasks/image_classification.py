@@ -17,6 +17,7 @@ from ..data.pictures import blank, decode, processed
 from ..sharding.skeleton import Skeletons
 from .common import Batch
 from .sequence_classification import SequenceClassification, named, with_head
+from .shown import Shown
 
 _RATIOS: Final = (3 / 4, 4 / 3)
 """Of the sides of a crop to those of its image, as most recipes have them."""
@@ -58,6 +59,10 @@ class ImageClassification(SequenceClassification):
     def truth(self, samples: Sequence[Picture]) -> list[int]:
         """Return the classes."""
         return [sample.label for sample in samples]
+
+    def shown(self, sample: Picture) -> Shown:
+        """Return where the image is, and the label."""
+        return Shown(((sample.where, False),), self._answer(sample))
 
     def largest(self, samples: Sequence[Any] | None, limit: int) -> Picture:
         """Return any image: the processor makes all of one size."""

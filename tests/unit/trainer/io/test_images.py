@@ -13,6 +13,7 @@ from peftjob_api.task_spec import AugmentationSpec
 from peftjob_testkit.rows import lines, parquet
 from peftjob_trainer.data import Picture, Splits, load_splits
 from peftjob_trainer.data.pictures import decode
+from peftjob_trainer.data_report import describe
 from peftjob_trainer.exits import TrainerError
 from peftjob_trainer.tasks import task_of
 from peftjob_trainer.tasks.image_classification import augmented
@@ -66,6 +67,16 @@ def labelled(splits: Splits) -> list[tuple[str, str]]:
     found = splits.train.examples
     assert all(isinstance(each, Picture) for each in found)
     return [(each.where.rpartition("/")[2], splits.labels[each.label]) for each in found]  # type: ignore[attr-defined]
+
+
+def test_the_report_says_which_image_has_which_label(
+    load: Load, spec: Callable[..., PeftJobSpec], processor: Any
+) -> None:
+    splits = load({"train/cat/1.png": png(), "train/dog/1.png": png()}, "train", format="ImageFolder")
+    (report,) = describe(task_of(spec(task=SEE), 0, splits.labels, processor), splits)
+    assert report.labels == {"cat": 1, "dog": 1}
+    shown = report.samples[0]
+    assert (shown.parts[0][0].endswith("train/cat/1.png"), shown.answer) == (True, "cat")
 
 
 def test_paths_beside_a_table(load: Load, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ import torch
 from peftjob_api import Reason
 from peftjob_api.spec import StorageSpec
 
-from . import session
 from .commands import Parser, exit_code_of
 from .exits import TrainerError
-from .predicting import PREDICTORS, load, predict, read_inputs
-from .predicting.inputs import STDIN
-from .predicting.predictor import Settings
+
+with redirect_stdout(sys.stderr):  # where DeepSpeed, once it is imported, has to say what it says of the machine
+    from . import session
+    from .predicting import PREDICTORS, load, predict, read_inputs
+    from .predicting.inputs import STDIN
+    from .predicting.predictor import Settings
 
 
 def parser() -> argparse.ArgumentParser:

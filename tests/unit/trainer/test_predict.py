@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ from transformers import (
 
 # peft 0.21 asks transformers 5.23 by a name that the latter deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+ROOT = Path(__file__).resolve().parents[3]
 LABELS = ["no", "yes"]
 TAGS = ["O", "B-PER", "I-PER"]
 WORDS = ["[PAD]", "[END]", "a", "b", "c", "[UNK]"]
@@ -241,6 +245,25 @@ def test_images_are_read_from_a_folder_a_file_a_table_or_lines(viewer: Path, mon
     from_bytes = said("--input", str(viewer / "rows.parquet"))
     assert [each["scores"] for each in from_bytes] == [each["scores"] for each in found]
     assert from_bytes[2]["image"].endswith("rows.parquet row 3")
+
+
+def test_nothing_but_answers_is_on_standard_output(viewer: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
+    command = [
+        sys.executable,
+        "-m",
+        "peftjob_trainer.predict",
+        "--adapter",
+        str(viewer),
+        "--input",
+        str(viewer / "images"),
+    ]
+    paths = os.pathsep.join(str(ROOT / folder) for folder in ("crds", "trainer"))
+    done = subprocess.run(
+        command, env={**environment, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["image"] for line in done.stdout.splitlines()] == sorted(map(str, viewer.glob("images/*")))
 
 
 def test_an_image_that_cannot_be_decoded_is_named(viewer: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,9 +106,13 @@ demo-down:  ## take the embedded cluster away and check that nothing of it is le
 sample-bases: setup  ## pretrain the samples' small bases, once
 	PYTHONPATH=tests $(PY) -m samples.bases
 
+.PHONY: samples
+samples: setup  ## run the samples on the two-node cluster, against their bases and baselines (ONLY=style,banking; root)
+	PYTHONPATH=tests $(PY) -m samples.on_cluster $(if $(FOUR),--four-fields) $(subst $(comma), ,$(ONLY))
+
 .PHONY: samples-local
-samples-local: setup  ## train the samples on this machine, against their bases and baselines (ONLY=style,banking)
-	PYTHONPATH=tests $(PY) -m samples.run $(subst $(comma), ,$(ONLY))
+samples-local: setup  ## train the samples on this machine, as `make samples` does on the cluster
+	PYTHONPATH=tests $(PY) -m samples.run $(if $(FOUR),--four-fields) $(subst $(comma), ,$(ONLY))
 
 DEVICE ?= cpu
 .PHONY: bench

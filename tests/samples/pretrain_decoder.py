@@ -1,5 +1,12 @@
-"""A small Llama that continues English sentences. Called by `bases`."""
+"""A small Llama that continues English sentences and looks things up in what stands before. Called by `bases`.
 
+Half of its rows are sentences from docstrings. The other half are exercises on random words of those: lists that are
+said again, and lists of pairs that are then asked for. A large model learns to copy and to look up from text alone; one
+that reads a few million tokens only does not, and without it no adapter can use the prompt. No word of the exercises
+is taken from a sample.
+"""
+
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +24,8 @@ CHAT_TEMPLATE = (
     "{{ message['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}\nAssistant:{% endif %}"
 )
+MAX_WORDS = 16
+MAX_PAIRS = 8
 
 
 def prepare(recipe: Recipe, folder: Path) -> tuple[Any, Iterator[dict[str, torch.Tensor]]]:
@@ -25,7 +34,6 @@ def prepare(recipe: Recipe, folder: Path) -> tuple[Any, Iterator[dict[str, torch
     tokenizer = make_tokenizer(texts, recipe.vocabulary)
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(folder)
-    stream = [i for ids in tokenizer(texts)["input_ids"] for i in (*ids, tokenizer.eos_token_id)]
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
@@ -33,7 +41,7 @@ def prepare(recipe: Recipe, folder: Path) -> tuple[Any, Iterator[dict[str, torch
         eos_token_id=tokenizer.eos_token_id,
         **recipe.config,
     )
-    return LlamaForCausalLM(config), batches(stream, recipe)
+    return LlamaForCausalLM(config), batches(tokenizer, texts, recipe)
 
 
 def make_tokenizer(texts: list[str], vocabulary: int) -> Any:
@@ -49,11 +57,31 @@ def make_tokenizer(texts: list[str], vocabulary: int) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=END, pad_token=PAD)
 
 
-def batches(stream: list[int], recipe: Recipe) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield rows of consecutive tokens, from the beginning again at the end."""
-    rows = torch.tensor(stream[: len(stream) // recipe.length * recipe.length]).view(-1, recipe.length)
+def batches(tokenizer: Any, texts: list[str], recipe: Recipe) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield batches of as many rows of sentences, from the beginning again at the end, as of exercises."""
+    end = tokenizer.eos_token_id
+    stream = [i for ids in tokenizer(texts)["input_ids"] for i in (*ids, end)]
+    prose = torch.tensor(stream[: len(stream) // recipe.length * recipe.length]).view(-1, recipe.length)
+    drill = exercises(sorted({word for text in texts for word in text.split() if word.isalpha()}), recipe.seed)
     at = 0
     while True:
-        chosen = torch.arange(at, at + recipe.batch) % len(rows)
-        at += recipe.batch
-        yield {"input_ids": rows[chosen], "labels": rows[chosen]}
+        chosen = torch.arange(at, at + recipe.batch // 2) % len(prose)
+        at += recipe.batch // 2
+        practised: list[list[int]] = []
+        for _ in range(recipe.batch - len(chosen)):
+            row: list[int] = []
+            while len(row) < recipe.length:
+                row += [*tokenizer(next(drill))["input_ids"], end]
+            practised.append(row[: recipe.length])
+        rows = torch.cat([prose[chosen], torch.tensor(practised)])
+        yield {"input_ids": rows, "labels": rows}
+
+
+def exercises(words: list[str], seed: int) -> Iterator[str]:
+    """Yield, in turn, a list of words that is said twice, and pairs of words that are asked for in another order."""
+    chance = random.Random(seed)
+    while True:
+        listed = " ".join(chance.choices(words, k=chance.randint(2, MAX_WORDS)))
+        yield f"{listed}\n{listed}"
+        pairs = [f"{chance.choice(words)}: {chance.choice(words)}" for _ in range(chance.randint(2, MAX_PAIRS))]
+        yield "; ".join(pairs) + "\n" + "; ".join(chance.sample(pairs, len(pairs)))

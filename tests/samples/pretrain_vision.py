@@ -1,4 +1,4 @@
-"""A small ViT that tells letters apart: Latin, Greek and Cyrillic ones of matplotlib's fonts. Called by `bases`.
+"""A small ViT that tells Latin letters apart, of matplotlib's fonts. Called by `bases`.
 
 Digits are not among them. Each letter is turned, slanted, moved and blurred at random, and goes through a picture of 8
 pixels' width as the images of the sample do. Only the encoder is saved.
@@ -6,6 +6,7 @@ pixels' width as the images of the sample do. Only the encoder is saved.
 
 import importlib.metadata
 import random
+import string
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -17,12 +18,8 @@ from transformers import PretrainedConfig, ViTConfig, ViTForImageClassification,
 
 from .recipes import Recipe
 
-LETTERS: Final = "".join(
-    chr(code)
-    for begin, end in ((0x41, 0x5B), (0x61, 0x7B), (0x391, 0x3AA), (0x3B1, 0x3CA), (0x410, 0x450))
-    for code in range(begin, end)
-    if chr(code).isalpha() and chr(code) not in "OolI\u041e\u043e\u039f\u03bf"  # in which one sees a zero or a one
-)
+LETTERS: Final = "".join(c for c in string.ascii_uppercase + string.ascii_lowercase if c not in "OolI")
+"""Without those in which one sees a zero or a one."""
 DRAWN = 40
 """Pixels of a side of the drawing."""
 SMALL = 8

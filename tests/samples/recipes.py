@@ -29,33 +29,34 @@ class Recipe:
 
 
 RECIPES: Final[dict[str, Recipe]] = {
-    # English sentences from docstrings.
+    # English sentences from docstrings, and exercises on their words.
     "tiny-decoder": Recipe(
         kind="decoder",
         config={
-            "hidden_size": 256,
-            "intermediate_size": 704,
-            "num_hidden_layers": 6,
+            "hidden_size": 192,
+            "intermediate_size": 512,
+            "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "num_key_value_heads": 4,
             "max_position_embeddings": 512,
             "tie_word_embeddings": True,
         },
         packages=("scikit-learn", "networkx", "django", "scipy", "nltk", "matplotlib", "numpy"),
-        steps=550,
-        batch=8,
+        steps=1600,
+        batch=16,
         length=128,
-        vocabulary=4096,
+        vocabulary=2048,
+        learning_rate=3e-3,
     ),
     # Translated interface strings of languages that no sample is about.
     "tiny-translator": Recipe(
         kind="encoder-decoder",
         config={
-            "d_model": 192,
-            "d_kv": 48,
-            "d_ff": 512,
-            "num_layers": 3,
-            "num_decoder_layers": 3,
+            "d_model": 128,
+            "d_kv": 32,
+            "d_ff": 384,
+            "num_layers": 2,
+            "num_decoder_layers": 2,
             "num_heads": 4,
             "dropout_rate": 0.0,
             "feed_forward_proj": "gated-gelu",
@@ -72,14 +73,14 @@ RECIPES: Final[dict[str, Recipe]] = {
         kind="vision",
         config={
             "hidden_size": 128,
-            "intermediate_size": 256,
+            "intermediate_size": 384,
             "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "image_size": 32,
-            "patch_size": 4,
+            "patch_size": 8,
         },
         packages=("matplotlib",),
-        steps=600,
+        steps=1500,
         batch=64,
         learning_rate=1e-3,
     ),

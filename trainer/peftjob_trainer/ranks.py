@@ -63,7 +63,7 @@ def environment(layout: Layout, rank: int, threads: int, *, on_cpu: bool, base: 
         ours["DS_ACCELERATOR"] = "cpu"
     defaults = {
         "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": base.get("OMP_NUM_THREADS", str(threads)),  # torch goes by this one, where both are set
         "TOKENIZERS_PARALLELISM": "false",
         "TORCH_CPP_LOG_LEVEL": "ERROR",  # a stack trace for each try to reach rank 0, which may start later
     }

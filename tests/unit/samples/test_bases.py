@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from samples import bases, imaging, predict
 from samples.package_text import is_prose
+from samples.pretrain_decoder import batches, exercises
 from samples.recipes import RECIPES, quick
 
 LOADED = {
@@ -79,6 +80,29 @@ def test_the_learning_rate_rises_and_falls() -> None:
 )
 def test_only_prose_is_learned(text: str, want: bool) -> None:
     assert is_prose(text) is want
+
+
+def test_exercises_can_be_solved_by_what_stands_before() -> None:
+    drill = exercises(["map", "tree", "root", "sum"], seed=1)
+    for _ in range(20):
+        listed, again = next(drill).split("\n")
+        assert listed == again
+        given, asked = next(drill).split("\n")
+        assert sorted(given.split("; ")) == sorted(asked.split("; "))
+    first, second = (next(exercises(["map", "tree", "root", "sum"], seed)) for seed in (1, 2))
+    assert first != second
+
+
+def test_half_of_the_decoders_rows_are_exercises(folders: dict[str, Path]) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folders["tiny-decoder"])
+    recipe = replace(quick(RECIPES["tiny-decoder"]), length=48)
+    texts = ["The sum of the map is the root of the tree, which is the sum of its parts."] * 20
+    batch = next(batches(tokenizer, texts, recipe))
+    assert batch["input_ids"].shape == (recipe.batch, recipe.length)
+    prose = [text in tokenizer.decode(row) for row in batch["input_ids"] for text in ["which is the sum"]]
+    assert prose == [True] * (recipe.batch // 2) + [False] * (recipe.batch // 2)
 
 
 def test_sources_are_translated(folders: dict[str, Path]) -> None:

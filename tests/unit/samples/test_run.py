@@ -1,4 +1,4 @@
-"""How samples are run on one machine, without running any."""
+"""How samples are run on one machine and on the cluster, without running any."""
 
 from pathlib import Path
 
@@ -7,16 +7,19 @@ import pytest
 import yaml
 from peftjob_api import PeftJobSpec
 from safetensors.numpy import save_file
-from samples import run
+from samples import on_cluster, outcome, run
 from samples.uses import JOBS, runnable
 
 
-def outcome(name: str, *, base: float, baseline: float, adapter: float) -> run.Outcome:
+def came_to(name: str, *, base: float, baseline: float, adapter: float) -> outcome.Outcome:
     """Return what a sample came to."""
-    return run.Outcome(name, "accuracy", base, baseline, "copy", adapter, 0.0123, 1.0)
+    return outcome.Outcome(name, "accuracy", base, baseline, "copy", adapter, 0.0123, 1.0)
 
 
-@pytest.mark.parametrize("name", runnable())
+EVERY = pytest.mark.parametrize("name", runnable())
+
+
+@EVERY
 @pytest.mark.parametrize("is_quick", [False, True], ids=["whole", "quick"])
 def test_a_local_job_is_valid_and_has_no_uri_of_a_cluster(name: str, is_quick: bool) -> None:
     job = yaml.safe_load((JOBS / f"{name}.yaml").read_text())
@@ -30,12 +33,12 @@ def test_a_local_job_is_valid_and_has_no_uri_of_a_cluster(name: str, is_quick: b
 
 
 def test_the_table_counts_what_was_met() -> None:
-    found = run.table(
+    found = outcome.table(
         [
-            outcome("better than both", base=0.1, baseline=0.5, adapter=0.6),
-            outcome("worse than a program", base=0.1, baseline=0.5, adapter=0.4),
-            outcome("worse than the base", base=0.7, baseline=0.5, adapter=0.6),
-            outcome("only as good", base=0.1, baseline=0.5, adapter=0.5),
+            came_to("better than both", base=0.1, baseline=0.5, adapter=0.6),
+            came_to("worse than a program", base=0.1, baseline=0.5, adapter=0.4),
+            came_to("worse than the base", base=0.7, baseline=0.5, adapter=0.6),
+            came_to("only as good", base=0.1, baseline=0.5, adapter=0.5),
         ]
     ).splitlines()
     assert [line.split(" | ")[-1] for line in found[2:6]] == ["met |", "missed |", "missed |", "missed |"]
@@ -47,7 +50,7 @@ def test_the_share_trained_is_of_what_the_files_hold(tmp_path: Path) -> None:
     for name, shape in (("base", (8, 10)), ("adapter", (4, 5))):
         (tmp_path / name).mkdir()
         save_file({"weight": np.zeros(shape, np.float32)}, tmp_path / name / "model.safetensors")
-    assert run.share_trained(tmp_path / "base", tmp_path / "adapter") == pytest.approx(0.2)
+    assert outcome.share_trained(tmp_path / "base", tmp_path / "adapter") == pytest.approx(0.2)
 
 
 def test_a_sample_without_a_job_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,3 +59,26 @@ def test_a_sample_without_a_job_is_refused(capsys: pytest.CaptureFixture[str]) -
     said = capsys.readouterr().err
     assert "no sample with a job: nothing; there are" in said
     assert "banking" in said
+
+
+@EVERY
+def test_a_job_of_four_fields_sets_nothing_that_has_a_default(name: str) -> None:
+    job = yaml.safe_load((JOBS / f"{name}.yaml").read_text())
+    spec = outcome.four_fields(job)["spec"]
+    assert spec.keys() <= {"baseModel", "dataset", "task", "output", "workers", "storage"}
+    assert spec["dataset"].keys() <= set(outcome.FILES)
+    assert spec.get("task", {}).keys() <= {"type"}
+    assert PeftJobSpec.model_validate(spec).training.learning_rate is None
+    assert "method" in job["spec"], "the job itself is as it was"
+
+
+@EVERY
+def test_the_cluster_gets_every_file_that_a_job_reads(name: str) -> None:
+    job = yaml.safe_load((JOBS / f"{name}.yaml").read_text())
+    found = on_cluster.uploads(job, Path("/data"), Path("/base"))
+    spec = PeftJobSpec.model_validate(job["spec"])
+    assert {uri for _, uri in found} == set(spec.uris()) - {spec.output.uri}
+    assert found[0] == (Path("/base"), job["spec"]["baseModel"]["uri"])
+    assert all(path.parent == Path("/data") for path, _ in found[1:])
+    assert job["metadata"]["name"] == name
+    assert on_cluster.split_uri(f"s3://adapters/{name}") == ("adapters", name)

@@ -294,7 +294,7 @@ def test_ranks_get_their_place_and_keep_what_the_user_set() -> None:
     ours = environment(layout, 3, 4, on_cpu=True, base=base)
     assert (ours["RANK"], ours["LOCAL_RANK"], ours["WORLD_SIZE"]) == ("3", "1", "6")
     assert (ours["MASTER_ADDR"], ours["MASTER_PORT"]) == ("host", "29500")
-    assert (ours["NCCL_SOCKET_IFNAME"], ours["OMP_NUM_THREADS"], ours["MKL_NUM_THREADS"]) == ("eth0", "3", "4")
+    assert (ours["NCCL_SOCKET_IFNAME"], ours["OMP_NUM_THREADS"], ours["MKL_NUM_THREADS"]) == ("eth0", "3", "3")
     assert ours["DS_ACCELERATOR"] == "cpu"
     assert "DS_ACCELERATOR" not in environment(layout, 3, 4, on_cpu=False, base={})
 

@@ -33,7 +33,7 @@ def job(nodes: int) -> dict[str, Any]:
             "baseModel": {"uri": "s3://models/paper"},
             "dataset": {"train": "s3://data/train.jsonl", "maxLength": LENGTH},
             "method": {"type": "LoRA", "lora": {"rank": 16}},
-            "training": {"precision": "BF16", "gradientCheckpointing": True, "microBatchSize": 1},
+            "training": {"precision": "BF16", "gradientCheckpointing": True, "batchSize": GPUS, "microBatchSize": 1},
             "workers": {"nodes": nodes, "gpusPerNode": GPUS},
             "output": {"uri": "s3://adapters/paper"},
         },

@@ -2,8 +2,8 @@
 
 PyTorch keeps a view of the weight for the backward pass, and with it all that was gathered. DeepSpeed's own replacement
 keeps the layer's input as well, which only a trained weight needs, and takes the place of adapters' layers, too: a step
-of a small model on a GPU took 1.3 times as long, and a third more memory. With a frozen weight nothing of the forward
-pass is needed.
+of a model of 1.1 B parameters on a GPU took 1.2 times as long by it, and 1.5 times the memory. With a frozen weight
+nothing of the forward pass is needed.
 """
 
 from collections.abc import Callable

@@ -19,6 +19,7 @@ from peftjob_trainer.planning.estimate import Inputs, estimate, largest_batches
 from peftjob_trainer.planning.memory import LAUNCHER, host_memory, share_of
 from peftjob_trainer.planning.meter import Meter, Resident, fake_mode
 from peftjob_trainer.processors import load_image_processor
+from peftjob_trainer.tasks import cross_entropy
 from transformers import AutoConfig, ViTImageProcessor
 
 WIDTH, INNER, WORDS, LAYERS, RANK = 8, 12, 50, 2, 4
@@ -342,3 +343,15 @@ def test_memory_is_the_least_of_the_limits() -> None:
     assert host_memory({"PEFTJOB_MEMORY_LIMIT": str(2**60)}) < 2**60
     assert share_of(LAUNCHER + 100, 2) == 50
     assert share_of(1, 2) == 0
+
+
+def test_chunks_of_the_loss_are_planned_as_large_as_the_device_takes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, job = config(tmp_path, vocab_size=5000), spec(dataset={"maxLength": 64}, gradientCheckpointing=True)
+    found = {}
+    for rows in (1, 64):
+        monkeypatch.setitem(cross_entropy.CHUNK_BYTES, "cuda", 4 * 5000 * rows)
+        monkeypatch.setitem(cross_entropy.CHUNK_BYTES, "cpu", 4 * 5000)
+        found[rows] = demand_of(folder, job).whole
+    assert found[64] - found[1] > 63 * 4 * 5000  # what is done with the scores of a row takes more than those alone

@@ -21,6 +21,9 @@ COLUMNS_OF: Final = {
     "messages": ("CausalLM",),
     "chosen": ("PreferenceOptimisation",),
     "rejected": ("PreferenceOptimisation",),
+    "query": ("Ranking",),
+    "item": ("Ranking",),
+    "negatives": ("Ranking",),
 }
 """Part of a row -> the tasks that read it."""
 
@@ -58,6 +61,14 @@ class ColumnsSpec(ApiModel):
     the answer or of a whole chat. Default name: `chosen`."""
     rejected: ColumnName | None = None
     """rejected is the column of the other answer, of the same kind. Default name: `rejected`."""
+    query: ColumnName | None = None
+    """query is the column of what an item is looked for, for Ranking: a text, or a history as a list of texts or
+    numbers, the latest last, which become a text with commas between. Default name: `query`."""
+    item: ColumnName | None = None
+    """item is the column of the item that fits: a text or a number. Default name: `item`."""
+    negatives: ColumnName | None = None
+    """negatives is the column of a list of items that do not fit, beside those of other rows. Default name:
+    `negatives`, if there is one."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -5,6 +5,7 @@ from typing import Final, Literal
 Metric = Literal[
     "Loss", "Accuracy", "MacroF1", "MicroF1", "RMSE", "MAE", "Pearson", "Spearman", "Precision", "Recall", "F1",
     "ChrF", "BLEU", "ROUGEL", "ExactMatch", "Margin",
+    "RecallAt10", "NDCGAt10", "MRR",
 ]  # fmt: skip
 
 GENERATED: Final[tuple[Metric, ...]] = ("ChrF", "BLEU", "ROUGEL", "ExactMatch")
@@ -20,6 +21,7 @@ METRICS: Final[dict[str, tuple[Metric, ...]]] = {
     "TokenClassification/Plain": ("Accuracy", "MacroF1", "Loss"),
     "ImageClassification": ("Accuracy", "MacroF1", "Loss"),
     "PreferenceOptimisation": ("Loss", "Accuracy", "Margin"),
+    "Ranking": ("NDCGAt10", "RecallAt10", "MRR", "Loss"),
 }
 """`TaskSpec.kind` -> metrics that fit it, the default first."""
 

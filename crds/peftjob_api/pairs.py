@@ -22,6 +22,7 @@ _OF_TEXT: Final[Mapping[str, str]] = {
 """Methods that a model of images has nothing for -> why."""
 
 _SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
+    "Ranking": ("LoRA",),
     "PreferenceOptimisation": ("LoRA", "AdaLoRA", "VeRA", "LoHa", "LoKr", "OFT", "IA3"),
 }
 """Tasks that only some methods have been shown to learn so far."""

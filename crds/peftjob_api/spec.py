@@ -290,6 +290,12 @@ class PeftJobSpec(ApiModel):
             ".output.merge",
         ),
         Rule(
+            "!self.output.merge || self.task.type != 'Ranking'",
+            lambda s: not s.output.merge or s.task.type != "Ranking",
+            "output.merge writes a model for programs that know its head, and one of Ranking has none: remove merge",
+            ".output.merge",
+        ),
+        Rule(
             "!has(self.training.evaluation) || has(self.dataset.validation) || has(self.dataset.validationFraction)",
             lambda s: s.training.evaluation is None or s.dataset.has_validation,
             "training.evaluation needs data to evaluate: set dataset.validation or dataset.validationFraction",

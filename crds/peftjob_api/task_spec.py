@@ -100,9 +100,19 @@ class PreferenceOptimisationTask(ApiModel):
 
     beta: Annotated[float, Field(gt=0, le=100)] = 0.1
     """beta is how strongly the model is held to what the base says: the smaller, the further it may go from there."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, le=0.49)] = 0.0
     """labelSmoothing is the share of rows that are taken to prefer the wrong answer (Mitchell 2023, "A note on DPO with
     noisy preferences")."""
+
+
+class RankingTask(ApiModel):
+    """Settings of the task Ranking."""
+
+    temperature: Annotated[float, Field(ge=0.001, le=10)] = 0.05
+    """temperature divides the cosines in the loss: the smaller, the more the hardest negatives count."""
+    pooling: Literal["Auto", "Mean", "LastToken"] = "Auto"
+    """pooling makes one vector of a text's tokens: their `Mean`, or that of the `LastToken`. `Auto`: Mean of encoders,
+    LastToken of decoders."""
 
 
 TASK_OF: Final[Mapping[str, str]] = MappingProxyType(
@@ -113,6 +123,7 @@ TASK_OF: Final[Mapping[str, str]] = MappingProxyType(
         "tokenClassification": "TokenClassification",
         "imageClassification": "ImageClassification",
         "preferenceOptimisation": "PreferenceOptimisation",
+        "ranking": "Ranking",
     }
 )
 """Field with a task's settings -> the task's type."""
@@ -128,12 +139,13 @@ class TaskSpec(ApiModel):
         "TokenClassification",
         "ImageClassification",
         "PreferenceOptimisation",
+        "Ranking",
     ] = "CausalLM"
     """type of the task: `CausalLM` (continue text, answer prompts, chat), `Seq2SeqLM` (one text into another by an
     encoder-decoder model: translate, summarise), `SequenceClassification` (labels or a number per text),
-    `TokenClassification` (labels of words, or of spans of a text), `ImageClassification` (a label per image) or
+    `TokenClassification` (labels of words, or of spans of a text), `ImageClassification` (a label per image),
     `PreferenceOptimisation` (of two answers to a prompt rather the one than the other: DPO, Rafailov et al. 2023,
-    arXiv:2305.18290)."""
+    arXiv:2305.18290) or `Ranking` (which item fits a query or a history, by the likeness of their vectors)."""
     causal_lm: Annotated[CausalLMTask | None, Field(alias="causalLM")] = None
     """causalLM holds settings of the task `CausalLM`."""
     seq2seq_lm: Annotated[Seq2SeqLMTask | None, Field(alias="seq2seqLM")] = None
@@ -146,6 +158,8 @@ class TaskSpec(ApiModel):
     """imageClassification holds settings of the task `ImageClassification`."""
     preference_optimisation: PreferenceOptimisationTask | None = None
     """preferenceOptimisation holds settings of the task `PreferenceOptimisation`."""
+    ranking: RankingTask | None = None
+    """ranking holds settings of the task `Ranking`."""
 
     rules: ClassVar[tuple[Rule, ...]] = variant_rules("task", TASK_OF)
 

@@ -31,7 +31,8 @@ class EvaluationSpec(ApiModel):
     SequenceClassification: `Accuracy`, `MacroF1`, `Loss`; of MultiLabel `MicroF1`, `MacroF1`, `Accuracy` (rows with
     all labels right), `Loss`; of Regression `RMSE`, `MAE`, `Pearson`, `Spearman`, `Loss`. TokenClassification: `F1`,
     `Precision`, `Recall` (of whole names), `Accuracy` (of words), `Loss`; of Plain `Accuracy`, `MacroF1`, `Loss`.
-    PreferenceOptimisation: `Loss`, `Accuracy` (of which answer is preferred), `Margin` (of the rewards)."""
+    PreferenceOptimisation: `Loss`, `Accuracy` (of which answer is preferred), `Margin` (of the rewards).
+    Ranking: `NDCGAt10`, `RecallAt10`, `MRR`, `Loss`."""
     generate: GenerateSpec | None = None
     """generate lets the model write, for prompts of the data, and compares this with what is written there. For
     CausalLM with prompts or chats, and Seq2SeqLM."""
@@ -68,7 +69,8 @@ class TrainingSpec(ApiModel):
     of examples (docs/choosing.md)."""
     micro_batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
     """microBatchSize is the most examples (rows, with `dataset.packing`) that one device computes at once; gradients
-    are accumulated up to batchSize. Default: 8, or batchSize if that is less."""
+    are accumulated up to batchSize. Of Ranking its items are the negatives of its queries. Default: 8, or batchSize if
+    that is less."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
     """learningRate at its peak. Default: by the method and the width of the model (docs/choosing.md)."""
     schedule: Literal["Linear", "Cosine", "Constant"] = "Linear"

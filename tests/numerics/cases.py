@@ -23,6 +23,8 @@ WRITTEN = ("answers", UNEQUAL)
 """Runs in which the model writes; of two ranks, one has nothing to write in the last batch."""
 PREFERRED = "preferences"
 """One rank, two ranks and plain PyTorch must agree on it."""
+MATCHED = ("matches, mean", "matches, last token")
+"""One rank, two ranks and plain PyTorch must agree on them."""
 BLOCKS = 12
 STEPS = 10
 """Of the runs of each shard group; each is one micro step of four ranks, and four of one rank."""
@@ -48,6 +50,8 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
     tiny.write_pictures(folder / "images-33.jsonl", 33)
     tiny.write_preferences(folder / "preferences-33.jsonl", 33)
     tiny.write_preferences(folder / "preferences-9.jsonl", 9, seed=10)
+    tiny.write_matches(folder / "matches-37.jsonl", 37)
+    tiny.write_matches(folder / "matches-9.jsonl", 9, seed=12)
     tiny.write_adapter(folder / "before", folder / "bert")
     clm: dict[str, Any] = {"model": "llama", "kind": "CausalLM"}
     cls: dict[str, Any] = {"model": "bert", "kind": "SequenceClassification"}
@@ -99,6 +103,7 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
             {"type": "LoRA", "modulesToSave": ["lm_head"], "lora": {"rank": 4, "initialisation": "PiSSA"}},
             maxSteps=3,
         ),
+        **{name: _matched(folder, model) for name, model in zip(MATCHED, ("bert", "llama"), strict=True)},
         "packed": job(clm, "completions-45.jsonl", training=parts, dataset={"packing": True}),
         "checkpointed": job(clm, "completions-45.jsonl", training={**whole, "gradientCheckpointing": True}),
         "checkpointed classes": job(cls, "classes-45.jsonl", training={**whole, "gradientCheckpointing": True}),
@@ -170,6 +175,19 @@ def _preferred(folder: Path, method: dict[str, Any], **training: Any) -> dict[st
         method=method,
         training={"microBatchSize": 4, "learningRate": 3e-3, **training},
         dataset={"validation": f"file://{folder}/preferences-9.jsonl"},
+    )
+
+
+def _matched(folder: Path, model: str) -> dict[str, Any]:
+    """Return a job of whose epochs the last step leaves the second of two ranks no group."""
+    return tiny.job(
+        folder,
+        model=model,
+        kind="Ranking",
+        train="matches-37.jsonl",
+        task={"type": "Ranking", "ranking": {"temperature": 0.2}},
+        training={"microBatchSize": 6, "learningRate": 3e-3},
+        dataset={"validation": f"file://{folder}/matches-9.jsonl"},
     )
 
 

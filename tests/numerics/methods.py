@@ -121,6 +121,7 @@ TASKS = {
     "TokenClassification": ("bert", "tags"),
     "ImageClassification": ("vit", "images"),
     "PreferenceOptimisation": ("llama", "preferences"),
+    "Ranking": ("bert", "matches"),
 }
 """Task -> its base model, and its data."""
 OTHER_BASES = {("BitFit", "Seq2SeqLM"): "bart"}
@@ -173,6 +174,8 @@ def write(folder: Path) -> dict[str, dict[str, Any]]:
     tiny.write_pictures(folder / "unseen-images.jsonl", 9, seed=5)
     tiny.write_preferences(folder / "preferences.jsonl", EXAMPLES)
     tiny.write_preferences(folder / "unseen-preferences.jsonl", 9, seed=10)
+    tiny.write_matches(folder / "matches.jsonl", EXAMPLES)
+    tiny.write_matches(folder / "unseen-matches.jsonl", 9, seed=12)
     runs = [(row, precision, "CausalLM") for row in ROWS for precision in PRECISIONS]
     runs += [(OF_METHOD[method], precision, task) for method, task, precision in PAIRS]
     return {run_name(*run): job(folder, *run) for run in runs}

@@ -179,6 +179,17 @@ def write_preferences(path: Path, rows: int, seed: int = 9) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def write_matches(path: Path, rows: int, seed: int = 11) -> None:
+    """Write queries of 1 to 5 words with the item of their first word and number of words, some with a negative."""
+    chance = random.Random(seed)
+    lines = []
+    for _ in range(rows):
+        query = words(chance, chance.randint(1, 5))
+        item, other = (f"{query.split()[0].upper()} {len(query.split()) + more}" for more in (0, 1))
+        lines.append({"query": query, "item": item, "negatives": [other] * chance.randint(0, 1)})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def write_classified(path: Path, rows: int, seed: int = 4) -> None:
     """Write texts of 1 to 9 words; how often the first word is red tells the label."""
     chance = random.Random(seed)

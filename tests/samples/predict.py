@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import retail
+
 BATCH = 32
 MAX_NEW_TOKENS = 64
 SEED = 0
 
-Predict = Callable[[Path, Path | None, Sequence[Any], Sequence[str]], list[str]]
+Predict = Callable[[Path, Path | None, Sequence[Any], Sequence[str]], list[Any]]
 """Of a base's folder, an adapter's folder if there is one, questions, and the labels that there are."""
 
 
@@ -62,6 +64,29 @@ def seen(base: Path, adapter: Path | None, questions: Sequence[bytes], labels: S
     return _labelled(AutoModelForImageClassification, inputs, base, adapter, questions, labels)
 
 
+def ranked(base: Path, adapter: Path | None, questions: Sequence[str], _: Sequence[str]) -> list[list[str]]:
+    """Return the items on sale for each history, the one that fits best first: by the cosine of mean vectors."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = _adapted(AutoModel.from_pretrained(base, dtype=torch.float32), adapter)
+
+    def vectors(texts: Sequence[str]) -> Any:
+        found = []
+        for batch in _batched(texts):
+            inputs = tokenizer(batch, padding=True, truncation=True, return_tensors="pt")
+            with torch.no_grad():
+                hidden = model(**inputs).last_hidden_state
+            mask = inputs["attention_mask"]
+            found.append((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+        return torch.nn.functional.normalize(torch.cat(found), dim=1)
+
+    on_sale = [title for titles in retail.items().values() for title in titles]
+    order = (vectors(questions) @ vectors(on_sale).T).argsort(1, descending=True)
+    return [[on_sale[place] for place in row[: retail.TOP]] for row in order.tolist()]
+
+
 def _labelled(
     kind: Any,
     inputs: Callable[[list[Any]], Any],
@@ -99,5 +124,6 @@ PREDICT: dict[str, Predict] = {
     "Seq2SeqLM": generated,
     "SequenceClassification": classified,
     "ImageClassification": seen,
+    "Ranking": ranked,
 }
 """By the task's type."""

@@ -39,7 +39,7 @@ METRIC_KEYS: Final[dict[Metric, str]] = {
     "Loss": "loss", "Accuracy": "accuracy", "MacroF1": "macroF1", "MicroF1": "microF1", "RMSE": "rmse", "MAE": "mae",
     "Pearson": "pearson", "Spearman": "spearman", "Precision": "precision", "Recall": "recall", "F1": "f1",
     "ChrF": "chrF", "BLEU": "bleu", "ROUGEL": "rougeL", "ExactMatch": "exactMatch",
-    "Margin": "margin",
+    "Margin": "margin", "RecallAt10": "recallAt10", "NDCGAt10": "ndcgAt10", "MRR": "mrr",
 }  # fmt: skip
 """The key in `EvalRecord.metrics` of each value of `spec.training.evaluation.metric`."""
 

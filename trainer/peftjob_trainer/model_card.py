@@ -57,6 +57,7 @@ _WRITER = _Use("AutoModelForCausalLM", "text-generation", "text.py.j2")
 _USES = {
     "CausalLM": _WRITER,
     "PreferenceOptimisation": _WRITER,
+    "Ranking": _Use("AutoModel", "feature-extraction", "ranking.py.j2"),
     "Seq2SeqLM": _Use("AutoModelForSeq2SeqLM", "text2text-generation", "target.py.j2"),
     "SequenceClassification": _Use(*_CLASSIFIER, "classes.py.j2", _NAMES),
     "SequenceClassification/MultiLabel": _Use(
@@ -131,6 +132,7 @@ def write_model_card(
         prefix=_prefix(spec),
         labels=_labels_expression(labels) if labels and use.has_labels else "",
         chat=chat,
+        pooling=spec.task.ranking.pooling if spec.task.ranking else None,
         dtype=_DTYPES[spec.training.precision],
     )
     (folder / CARD_NAME).write_text(text, encoding="utf-8")

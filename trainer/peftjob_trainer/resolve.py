@@ -6,12 +6,14 @@ docs/choosing.md argues each rule. What is chosen goes into the log, the status 
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from peftjob_api import PeftJobSpec, ResolvedInfo
 from peftjob_api.prompt_methods import PROMPT_METHODS
+from peftjob_api.task_spec import RankingTask, TaskSpec
 from peftjob_api.training_spec import TrainingSpec
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED_LANGUAGE_MODELS
 
 from .order import DEFAULT_MICRO_BATCH
 from .sharding.skeleton import read_config
@@ -75,6 +77,8 @@ class Facts:
     """Of its hidden states."""
     positions: int | None
     """Most tokens that it takes; None: no bound is known."""
+    pooling: Literal["Mean", "LastToken"] = "Mean"
+    """Where a text's meaning is: in a decoder the last token has seen all others, in an encoder each one has."""
 
 
 def read_facts(folder: Path, tokenizer: Any, uri: str) -> Facts:
@@ -92,7 +96,8 @@ def read_facts(folder: Path, tokenizer: Any, uri: str) -> Facts:
     width = next((getattr(config, name) for name in _WIDTHS if hasattr(config, name)), _WIDTH)
     limits = [getattr(config, name, None) for name in _POSITIONS] + [getattr(tokenizer, "model_max_length", None)]
     known = [limit for limit in limits if limit is not None and 0 < limit < _NO_LIMIT]
-    return Facts(width, min(known, default=None))
+    pooling: Literal["Mean", "LastToken"] = "Mean" if config.model_type in MASKED_LANGUAGE_MODELS else "LastToken"
+    return Facts(width, min(known, default=None), pooling)
 
 
 def fit_length(spec: PeftJobSpec, facts: Facts) -> PeftJobSpec:
@@ -124,7 +129,7 @@ def resolve(spec: PeftJobSpec, facts: Facts, examples: int | None) -> ResolvedSp
         epochs = _epochs(examples, batch)
     wire = {**training.to_wire(), "batchSize": batch, "learningRate": rate}
     chosen = ResolvedTraining.model_validate(wire if epochs is None else {**wire, "epochs": epochs})
-    return ResolvedSpec.model_construct(**{**dict(spec), "training": chosen})
+    return ResolvedSpec.model_construct(**{**dict(spec), "training": chosen, "task": _task(spec.task, facts)})
 
 
 def told_of(spec: ResolvedSpec, precision: torch.dtype) -> ResolvedInfo:
@@ -145,6 +150,14 @@ def told_of(spec: ResolvedSpec, precision: torch.dtype) -> ResolvedInfo:
         precision="BF16" if precision == torch.bfloat16 else "FP32",
         method=spec.method.type,
     )
+
+
+def _task(task: TaskSpec, facts: Facts) -> TaskSpec:
+    """Return the task with nothing left open that depends on the model."""
+    ranking = task.ranking or RankingTask()
+    if task.type != "Ranking" or ranking.pooling != "Auto":
+        return task
+    return task.model_copy(update={"ranking": ranking.model_copy(update={"pooling": facts.pooling})})
 
 
 def _batch(examples: int) -> int:

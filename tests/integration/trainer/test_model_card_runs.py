@@ -72,6 +72,11 @@ def headed(base: Path, adapter: Path, auto: Any, task_type: str, **settings: Any
     peft.get_peft_model(auto.from_pretrained(base, **settings), config).save_pretrained(adapter)
 
 
+def ranker(base: Path, adapter: Path) -> None:
+    """Write a small BERT, and a LoRA adapter of it as it is."""
+    headed(base, adapter, BertModel, "FEATURE_EXTRACTION")
+
+
 def regressor(base: Path, adapter: Path) -> None:
     headed(base, adapter, BertForSequenceClassification, "SEQ_CLS", num_labels=1)
 
@@ -142,6 +147,8 @@ Make = Callable[[Path, Path], None]
             " This works as it should.",
         ),
         (tagger, {"type": "TokenClassification"}, False, "'A' "),
+        (ranker, {"type": "Ranking", "ranking": {"pooling": "Mean"}}, False, " rain jacket"),
+        (ranker, {"type": "Ranking", "ranking": {"pooling": "LastToken"}}, False, " rain jacket"),
         (viewer, {"type": "ImageClassification"}, False, " 0."),
         (
             translator,
@@ -153,7 +160,19 @@ Make = Callable[[Path, Path], None]
         (language_model, {"type": "CausalLM"}, True, ""),
         (with_layers, {"type": "CausalLM"}, False, ""),
     ],
-    ids=["classifier", "labels", "number", "tags", "image", "translation", "language model", "chat", "layers of ours"],
+    ids=[
+        "classifier",
+        "labels",
+        "number",
+        "tags",
+        "ranking by means",
+        "ranking by last tokens",
+        "image",
+        "translation",
+        "language model",
+        "chat",
+        "layers of ours",
+    ],
 )
 def test_the_snippet_runs_as_printed_on_what_was_published(
     make: Make, task: Any, chat: bool, want: str, output: Store, job: JobIdentity, tmp_path: Path

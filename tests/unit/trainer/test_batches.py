@@ -8,8 +8,9 @@ import torch
 from peftjob_api import PeftJobSpec
 from peftjob_trainer import batches
 from peftjob_trainer.batches import Batching
-from peftjob_trainer.data import IGNORED, Example
+from peftjob_trainer.data import IGNORED, Example, Match
 from peftjob_trainer.tasks.causal_lm import CausalLM
+from peftjob_trainer.tasks.ranking import Ranking
 
 WORLD = 2
 SPEC = PeftJobSpec.model_validate(
@@ -65,6 +66,21 @@ def test_packed_rows_hold_all_examples_in_fewer_micro_steps(monkeypatch: pytest.
     tokens = [t for rank in packed for _, batch in rank for t in batch["input_ids"].flatten().tolist()]
     assert sorted(tokens) == [t for example in given for t in example.input_ids]
     assert sorted(i for rank in packed for indices, _ in rank for i in indices) == list(range(16))
+
+
+@pytest.mark.parametrize(("rows", "want"), [(8, [[[4, 5, 6, 7]], [[0, 1, 2, 3]]]), (4, [[[0, 1, 2, 3]], [[]]])])
+def test_groups_are_cut_in_order_and_computed_by_one_rank(
+    monkeypatch: pytest.MonkeyPatch, rows: int, want: list[list[list[int]]]
+) -> None:
+    """Whose samples depend on each other: a group is the same on any number of ranks."""
+    given = [Match((row, 9), (row,) * (1 + row // 4)) for row in range(1, rows + 1)]
+    batching = Batching(Ranking(SPEC, 0, None), 4, None, torch.device("cpu"))
+    for rank in range(WORLD):
+        fake = SimpleNamespace(get_rank=lambda rank=rank: rank, get_world_size=lambda: WORLD)
+        monkeypatch.setattr(batches, "dist", fake)
+        found = list(batching.micro_batches(given))
+        assert [indices for indices, _ in found] == want[rank]
+        assert [set(batch["labels"].tolist()) == {IGNORED} for _, batch in found] == [not want[rank][0]]
 
 
 def test_several_micro_batches_at_once_where_nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:

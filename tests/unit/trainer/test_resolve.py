@@ -9,7 +9,7 @@ import pytest
 import torch
 from peftjob_api import PeftJobSpec
 from peftjob_api.method_spec import MethodSpec
-from peftjob_api.task_spec import TaskSpec
+from peftjob_api.task_spec import RankingTask, TaskSpec
 from peftjob_trainer.resolve import Facts, fit_length, read_facts, resolve, told_of
 from transformers import AutoConfig
 
@@ -80,6 +80,16 @@ def test_preferences_are_learned_in_far_smaller_steps() -> None:
     assert resolve(preferring, WIDE, 100).training.learning_rate == 1e-5
 
 
+def test_a_text_s_vector_is_where_the_model_has_it() -> None:
+    ranking = spec().model_copy(update={"task": TaskSpec(type="Ranking")})
+    for pooling in ("Mean", "LastToken"):
+        found = resolve(ranking, Facts(2048, None, pooling), 100).task.ranking
+        assert found is not None
+        assert found.pooling == pooling
+    said = ranking.model_copy(update={"task": TaskSpec(type="Ranking", ranking=RankingTask(pooling="Mean"))})
+    assert resolve(said, Facts(2048, None, "LastToken"), 100).task == said.task
+
+
 def test_every_method_has_a_learning_rate() -> None:
     for method in get_args(MethodSpec.model_fields["type"].annotation):
         assert 0 < resolve(spec(method), WIDE, 100).training.learning_rate < 1
@@ -101,9 +111,9 @@ def test_examples_are_no_longer_than_the_model_takes() -> None:
 @pytest.mark.parametrize(
     ("kind", "settings", "limit", "want"),
     [
-        ("llama", {"hidden_size": 96, "max_position_embeddings": 4096}, 10**30, Facts(96, 4096)),
-        ("gpt2", {"n_embd": 48, "n_positions": 256}, 10**30, Facts(48, 256)),
-        ("t5", {"d_model": 64}, 512, Facts(64, 512)),
+        ("llama", {"hidden_size": 96, "max_position_embeddings": 4096}, 10**30, Facts(96, 4096, "LastToken")),
+        ("gpt2", {"n_embd": 48, "n_positions": 256}, 10**30, Facts(48, 256, "LastToken")),
+        ("t5", {"d_model": 64}, 512, Facts(64, 512, "LastToken")),
         ("roberta", {"hidden_size": 32, "max_position_embeddings": 514}, 512, Facts(32, 512)),
     ],
     ids=["llama", "names of its own", "relative positions, a tokenizer with a limit", "positions kept for padding"],

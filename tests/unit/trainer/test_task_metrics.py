@@ -9,7 +9,7 @@ import pytest
 import torch
 from peftjob_api import PeftJobSpec
 from peftjob_api.metrics import METRICS
-from peftjob_trainer.data import IGNORED, Example, Preference, SourceTarget
+from peftjob_trainer.data import IGNORED, Example, Match, Preference, SourceTarget
 from peftjob_trainer.history import METRIC_KEYS, deciding_metric, is_better
 from peftjob_trainer.tasks import Task, judge, task_of
 
@@ -171,6 +171,35 @@ def test_rewards() -> None:
     found = task("PreferenceOptimisation").metrics(0.3, rewards, samples(0, 0, 0))
     want = {"loss": 0.3, "accuracy": 1 / 3, "margin": 0.0, "chosenReward": 0.4, "rejectedReward": 0.4}
     assert found == pytest.approx(want, abs=1e-7)
+
+
+def test_places_in_a_ranking() -> None:
+    items = [(1,), (2,), (1,)]
+    predicted = torch.tensor([[1.0, 0, 1, 0], [1.0, 0, 0, 1], [0.6, 0.8, 1, 0]])
+    found = task("Ranking").metrics(0.3, predicted, [Match((9,), item) for item in items])
+    want = {"loss": 0.3, "recallAt10": 1.0, "ndcgAt10": (1 + 2 / math.log2(3)) / 3, "mrr": 2 / 3}
+    assert found == pytest.approx(want)
+
+
+def test_a_model_that_finds_all_items_alike_has_ranked_none() -> None:
+    samples = [Match((9,), (item,)) for item in range(20)]
+    found = task("Ranking").metrics(0.3, torch.ones(20, 2), samples)
+    assert found == pytest.approx({"loss": 0.3, "recallAt10": 0.0, "ndcgAt10": 0.0, "mrr": 1 / 20})
+
+
+def test_negatives_are_of_the_group_and_never_the_item_once_more() -> None:
+    of = task("Ranking")
+    group = [Match((1,), (5,), ((6,),)), Match((2,), (6,)), Match((3,), (5,))]
+    batch = of.collate_groups([group, [Match((4,), (7,), ((5,),))]])
+    # Items: 5, 6, 5, 7 of the rows; negatives 6 of the first and 5 of the last.
+    assert batch["input_ids"][:, 0].tolist() == [1, 2, 3, 4, 5, 6, 5, 7, 6, 5]
+    assert batch["labels"].tolist() == [0, 1, 2, 3]
+    assert batch["candidates"].int().tolist() == [
+        [1, 1, 0, 0, 1, 0],
+        [1, 1, 1, 0, 0, 0],
+        [0, 1, 1, 0, 1, 0],
+        [0, 0, 0, 1, 0, 1],
+    ]
 
 
 def test_texts_as_wanted() -> None:

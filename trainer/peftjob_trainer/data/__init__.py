@@ -8,11 +8,12 @@ spec.
 from .load import load_once, load_splits
 from .splits import Split, Splits
 from .stored import lengths_of
-from .types import IGNORED, Example, Picture, Preference, Sample, SourceTarget
+from .types import IGNORED, Example, Match, Picture, Preference, Sample, SourceTarget
 
 __all__ = [
     "IGNORED",
     "Example",
+    "Match",
     "Picture",
     "Preference",
     "Sample",

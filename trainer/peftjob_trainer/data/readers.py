@@ -8,7 +8,7 @@ from types import ModuleType
 
 from peftjob_api.task_spec import TaskSpec
 
-from . import classified, imaged, preferences, source_target, tagged, text
+from . import classified, imaged, matched, preferences, source_target, tagged, text
 
 _READERS: dict[str, ModuleType] = {
     "CausalLM": text,
@@ -17,6 +17,7 @@ _READERS: dict[str, ModuleType] = {
     "TokenClassification": tagged,
     "ImageClassification": imaged,
     "PreferenceOptimisation": preferences,
+    "Ranking": matched,
 }
 
 

@@ -79,5 +79,20 @@ class Preference:
         return self.chosen.length + self.rejected.length
 
 
+@dataclass(frozen=True)
+class Match:
+    """A query, and the item that fits it."""
+
+    query: tuple[int, ...]
+    item: tuple[int, ...]
+    negatives: tuple[tuple[int, ...], ...] = ()
+    """Items that do not fit."""
+
+    @property
+    def length(self) -> int:
+        """Number of tokens, of all."""
+        return len(self.query) + len(self.item) + sum(map(len, self.negatives))
+
+
 Encoded = tuple[Sample | None, bool]
 """A sample, or None for a row with nothing to learn; and whether it was cut."""

@@ -136,6 +136,7 @@ _TASKS = {
     "TokenClassification": TaskType.TOKEN_CLS,
     "ImageClassification": None,
     "PreferenceOptimisation": TaskType.CAUSAL_LM,
+    "Ranking": TaskType.FEATURE_EXTRACTION,
 }
 """Task -> peft's name of it; None: peft has none, and needs none."""
 

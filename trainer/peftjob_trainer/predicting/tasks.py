@@ -8,6 +8,7 @@ from .classifiers import Classifier, ImageClassifier, MultiLabelClassifier, Regr
 from .inputs import Inputs
 from .loading import Loaded
 from .predictor import Answer, Predictor, Settings
+from .rankers import Embedder
 from .writers import Generator, Translator
 
 PREDICTORS: Final[dict[str, type[Predictor]]] = {
@@ -20,6 +21,7 @@ PREDICTORS: Final[dict[str, type[Predictor]]] = {
     "TokenClassification": Tagger,
     "TokenClassification/Plain": Tagger,
     "ImageClassification": ImageClassifier,
+    "Ranking": Embedder,
 }
 """`TaskSpec.kind` -> its predictor."""
 

@@ -10,6 +10,7 @@ from .common import Task
 from .image_classification import ImageClassification
 from .judge import judge
 from .preference_optimisation import PreferenceOptimisation
+from .ranking import Ranking
 from .seq2seq_lm import Seq2SeqLM
 from .sequence_classification import MultiLabel, Regression, SequenceClassification
 from .token_classification import PlainTokenClassification, TokenClassification
@@ -26,6 +27,7 @@ _TASKS: dict[str, type[Task]] = {
     "TokenClassification/Plain": PlainTokenClassification,
     "ImageClassification": ImageClassification,
     "PreferenceOptimisation": PreferenceOptimisation,
+    "Ranking": Ranking,
 }
 """`TaskSpec.kind` -> its class."""
 

@@ -27,6 +27,9 @@ class Task(ABC):
     evaluation_batches: ClassVar[int]
     """Micro batches at once in an evaluation, which holds no activations for gradients."""
 
+    is_grouped: ClassVar[bool] = False
+    """Whether a sample's loss depends on those beside it: what is beside it must not depend on the number of ranks."""
+
     def __init__(self, spec: PeftJobSpec, pad: int, labels: Sequence[str] | None, tokenizer: Any = None) -> None:
         """Keep what the task is about.
 
@@ -103,6 +106,10 @@ class Task(ABC):
     def silence(self, batch: Batch) -> Batch:
         """Return the batch with nothing supervised: it costs the same collectives and gives a loss of zero."""
         return {**batch, "labels": torch.full_like(batch["labels"], IGNORED)}
+
+    def collate_groups(self, rows: Sequence[Sequence[Any]]) -> Batch:
+        """Return a micro batch of groups of samples, of a task that is grouped."""
+        raise AssertionError(f"{type(self).__name__} takes each sample by itself")
 
     def collate_packed(self, rows: Sequence[Sequence[Example]]) -> Batch:
         """Return a micro batch of rows that hold several samples each."""

@@ -71,6 +71,13 @@ CASES = [
         "rather than b</s>",
         task="PreferenceOptimisation",
     ),
+    Case(
+        "an item that fits",
+        {"query": "ab", "item": "c", "negatives": ["d"]},
+        "<s>ab",
+        "fits <s>c, rather than <s>d",
+        task="Ranking",
+    ),
     Case("a source and its target", {"source": "é", "target": "e"}, "<s>é«<s>e</s>»", task="Seq2SeqLM"),
     Case("a label", classified("b", "ab"), "<s>ab", "b", (("a", 1), ("b", 2)), "SequenceClassification"),
     Case(

@@ -100,6 +100,7 @@ def test_a_classifier_s_labels_are_in_the_snippet(card: Callable[..., str], tmp_
         ({"type": "TokenClassification"}, "token-classification"),
         ({"type": "ImageClassification"}, "image-classification"),
         ({"type": "PreferenceOptimisation"}, "text-generation"),
+        ({"type": "Ranking", "ranking": {"pooling": "Mean"}}, "feature-extraction"),
         (
             {"type": "SequenceClassification", "sequenceClassification": {"problem": "MultiLabel"}},
             "text-classification",
@@ -115,7 +116,9 @@ def test_each_task_has_its_snippet_and_its_name_on_the_hub(
 ) -> None:
     text = card(
         task=task,
-        labels=None if tag in ("text2text-generation", "text-generation") or "Regression" in str(task) else ["a", "b"],
+        labels=None
+        if tag in ("text2text-generation", "text-generation", "feature-extraction") or "Regression" in str(task)
+        else ["a", "b"],
     )
     assert snippet(text)
     assert front(text)["pipeline_tag"] == tag

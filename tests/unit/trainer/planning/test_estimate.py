@@ -162,6 +162,14 @@ def test_two_answers_are_twice_the_rows_and_the_reference_keeps_nothing(tmp_path
     assert both.trained == demand_of(folder, spec()).trained
 
 
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_queries_and_items_are_computed_together(tmp_path: Path, kind: str) -> None:
+    folder = config(tmp_path, kind, num_hidden_layers=6)
+    one, two = (demand_of(folder, spec("Ranking", microBatchSize=rows)) for rows in (1, 2))
+    assert not two.is_rough
+    assert two.whole == pytest.approx(2 * one.whole, rel=0.1)
+
+
 WRITES: dict[str, Any] = {"evaluation": {"generate": {"maxNewTokens": 10, "maxSamples": 7}}}
 VALIDATED = {"validation": "file:///v.jsonl"}
 

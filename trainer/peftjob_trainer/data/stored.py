@@ -91,7 +91,7 @@ class StoredSamples(Sequence[Sample]):
     def __getitem__(self, place: int | slice) -> "Sample | StoredSamples":
         """Read a sample, or choose some without reading them."""
         if isinstance(place, slice):
-            return self.take(np.arange(len(self))[place])
+            return self.take(np.arange(*place.indices(len(self))))
         if not -len(self) <= place < len(self):
             raise IndexError(place)
         at = place % len(self)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from peftjob_api import PeftJobSpec
@@ -23,6 +23,8 @@ from .paper import model_on_paper
 from .writing import largest_writing, writing
 
 log = logging.getLogger(__name__)
+
+_AT_ONCE: Final = 256
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,13 @@ def step_peak(model: Any, spec: ResolvedSpec, inputs: Inputs) -> tuple[Peak, boo
 def _evaluated(spec: ResolvedSpec, splits: Splits | None, task: Task) -> list[Sample]:
     """Return the largest sample of each split that is evaluated, if they are known; each sample is read once."""
     found = (splits.validation, splits.test) if splits else ()
-    return [task.largest(split.examples, spec.dataset.max_length) for split in found if split]
+    return [_largest(task, split.examples, spec.dataset.max_length) for split in found if split]
+
+
+def _largest(task: Task, samples: Sequence[Sample], limit: int) -> Sample:
+    """Return a sample that costs as much memory as any, reading some at a time: no rank may hold the data."""
+    starts = range(0, len(samples), _AT_ONCE)
+    return task.largest([task.largest(list(samples[start : start + _AT_ONCE]), limit) for start in starts], limit)
 
 
 def _validated(splits: Splits | None) -> int | None:
@@ -123,7 +131,8 @@ def largest_batches(spec: ResolvedSpec, splits: Splits | None, task: Task) -> tu
     training, world = spec.training, spec.workers.world_size
     micro = training.micro_batch_size or min(DEFAULT_MICRO_BATCH, training.batch_size)
     count = min(training.batch_size, len(splits.train.examples)) if splits else training.batch_size
-    example = task.largest(splits.train.examples if splits else None, spec.dataset.max_length)
+    longest = spec.dataset.max_length
+    example = _largest(task, splits.train.examples, longest) if splits else task.largest(None, longest)
     if spec.dataset.packing and splits:
         example, count = _packed(spec, splits.train.lengths, count)
     trained = Batch(example, min(micro, -(-count // world)), spec.dataset.packing)

@@ -1,6 +1,7 @@
 """Delete, suspend and resume, and an operator that is killed: nothing twice, nothing left, the job ends the same."""
 
 import random
+import re
 import time
 from collections.abc import Callable
 
@@ -47,6 +48,16 @@ def test_suspend_while_training_then_resume(cluster: Cluster, small_job: Callabl
     assert condition(job, "Suspended")["status"] == "False"
     assert job["status"]["attempt"] == 2
     assert job["status"].get("restarts", 0) == 0
+    assert went_on_after(cluster, name) > 0, "it began where it was suspended"
+
+
+def went_on_after(cluster: Cluster, name: str) -> int:
+    """Return the step whose checkpoint the last gang says that it went on from."""
+    first = f"peftjob.io/job-name={name},batch.kubernetes.io/job-completion-index=0"
+    log = cluster.kubectl.run("logs", "-l", first, "--tail=-1")
+    found = re.search(r"going on after step (\d+), from s3://", log)
+    assert found is not None, log
+    return int(found[1])
 
 
 def operator_pod(system: Kubectl) -> Object | None:
@@ -95,10 +106,14 @@ def test_a_killed_rank_is_a_counted_failure_and_a_deleted_pod_is_not(
     cluster.kubectl.run("exec", f"pod/{pod_name(cluster, killed, 1)}", "--", "/bin/sh", "-c", KILL_RANKS)
     job = cluster.kubectl.wait_job(killed, "a second attempt", second_attempt, timeout=180)
     assert job["status"]["restarts"] == 1
-    cluster.kubectl.wait_job(killed, "training again", training, timeout=240)
+    before = job["status"]["checkpoint"]["step"]
+    job = cluster.kubectl.wait_job(killed, "training again", training, timeout=240)
+    assert job["status"]["progress"]["step"] > before, "it went on"
     cluster.kubectl.run("delete", "pod", pod_name(cluster, killed, 0), "--wait=false")
     job = cluster.kubectl.wait_state(killed, "Succeeded", timeout=400)
     assert (job["status"]["attempt"], job["status"]["restarts"], job["status"]["disruptions"]) == (3, 1, 1)
+    assert went_on_after(cluster, killed) > before
+    assert "checkpoint" not in job["status"], "none is left"
 
 
 def second_attempt(job: Object) -> bool:

@@ -210,7 +210,6 @@ class WorkerStatus(WireModel):
     resolved: ResolvedInfo | None = None
     checkpoint: CheckpointInfo | None = None
     """The last one that was written, or gone on from."""
-
     data: DataInfo | None = None
     updated_at: Number = None
     """Unix time in seconds, by the worker's clock."""

@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import sys
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,12 @@ from torch.distributed import PrefixStore
 OWN_UID = "uid-1"
 
 
-def attempt(body: dict[str, Any], place: Place, number: int, stop: int | None, store: Any, seen: dict[str, Any]) -> str:
-    """Make one attempt, told to stop in the step that comes so many steps after its first; return its last word."""
+def attempt(
+    body: dict[str, Any], place: Place, number: int, stop: int | None, store: Any, seen: dict[str, Any], folder: Path
+) -> str:
+    """Make one attempt, told to stop when it has asked so often whether it is; return its last word."""
+    work = folder / str(number)  # of the node: its ranks share what the first one prepares
+    work.mkdir(parents=True, exist_ok=True)
     job = PeftJob.model_validate(body)
     identity = job.identity.model_copy(update={"uid": OWN_UID})
     told, train = itertools.count(), session.train
@@ -47,11 +50,10 @@ def attempt(body: dict[str, Any], place: Place, number: int, stop: int | None, s
     session.on_sigterm = lambda: lambda: next(told) == stop
     session.train = watched
     try:
-        with tempfile.TemporaryDirectory() as work:
-            model = Path(job.spec.base_model.uri.removeprefix("file://"))
-            go = Go(RunConfig.of(identity, job.spec), 1, f"gang {number}", Path(work), model, None, False)
-            session.run(go, place, Progress())
-            return "done"
+        model = Path(job.spec.base_model.uri.removeprefix("file://"))
+        go = Go(RunConfig.of(identity, job.spec), 1, f"gang {number}", work, model, None, False)
+        session.run(go, place, Progress())
+        return "done"
     except TrainerError as error:
         if error.reason is not Reason.INTERRUPTED:
             raise
@@ -66,10 +68,10 @@ def main(folder: Path, name: str) -> None:
     place = Place.here(os.environ)
     store = session.connect(place, torch.device("cpu"))
     results: dict[str, Any] = {}
-    numbers = itertools.count()
+    numbers, work = itertools.count(), folder / f"work-{name}"
     for run, planned in json.loads((folder / f"{name}.json").read_text()).items():
         seen: dict[str, Any] = {"started after": []}
-        words = [attempt(planned["job"], place, next(numbers), stop, store, seen) for stop in planned["stops"]]
+        words = [attempt(planned["job"], place, next(numbers), stop, store, seen, work) for stop in planned["stops"]]
         dist.barrier()
         results[run] = {**seen, "words": words}
     torch.save(results, folder / f"{name}-{place.world}-{place.rank}.pt")

@@ -15,6 +15,14 @@ sys.path.append(str(ROOT / "tests/numerics"))
 import tiny  # noqa: E402 (after the path)
 
 SAMPLES = sorted((ROOT / "crds/samples").glob("*.yaml"))
+BASES = {
+    "sentiment": "bert",
+    "recommendation": "bert",
+    "imaging": "vit",
+    "translation-low-resource": "t5",
+    "translation-regional": "t5",
+}
+"""Of the samples that are not for a decoder."""
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +35,13 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
         config.save_pretrained(folder / name)
         tiny.write_tokenizer(folder / name)
     tiny.write_vit(folder / "vit")
+    tiny.write_t5(folder / "t5")
     return folder
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=[path.stem for path in SAMPLES])
 def test_samples_are_planned(sample: Path, bases: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    base = bases / {"sentiment": "bert", "imaging": "vit"}.get(sample.stem, "llama")
+    base = bases / BASES.get(sample.stem, "llama")
     assert plan.main([str(sample), "--base", str(base)]) == 0
     said = capsys.readouterr().out
     assert "the data is not on this machine" in said

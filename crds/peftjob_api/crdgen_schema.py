@@ -90,6 +90,8 @@ class _Converter:
             out["description"] = " ".join(out["description"].split())
         if out.get("type") == "integer":
             out["format"] = "int32" if out.get("maximum", _INT32_MAX + 1) <= _INT32_MAX else "int64"
+        if out.get("type") == "number":
+            _check_default(out, path)
         if out.get("type") == "object" and "default" in out:
             out["default"] = _object_default(out, path)
         return out
@@ -109,6 +111,18 @@ class _Converter:
             siblings = {key: value for key, value in node.items() if key != "anyOf"}
             return self._inline({**options[0], **siblings}, path, inside)
         return node, inside
+
+
+def _check_default(schema: Schema, path: str) -> None:
+    """Refuse a default that the API server takes for out of bounds: it reads 0.0 as an integer, and cuts the bound.
+
+    So 0 is not below an exclusive 0.5, and no cluster would take the CRD.
+    """
+    default, bound = schema.get("default"), schema.get("maximum")
+    if schema.get("exclusiveMaximum") and default is not None and default == int(default) >= int(bound or 0):
+        raise SchemaError(
+            f"{path}: a cluster takes the default {default} for no less than {bound}: use an inclusive bound"
+        )
 
 
 def _object_default(schema: Schema, path: str) -> Schema:

@@ -137,6 +137,10 @@ class Contradiction(BaseModel):
     inner: Inner = Inner(depth=2)
 
 
+class Misread(BaseModel):
+    share: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+
+
 @pytest.mark.parametrize(
     ("model", "want"),
     [
@@ -144,8 +148,15 @@ class Contradiction(BaseModel):
         (Union, "no unions"),
         (Tuple, "no prefixItems"),
         (Contradiction, "make them the same"),
+        (Misread, "use an inclusive bound"),
     ],
-    ids=["a cycle", "a union of types", "a keyword of newer JSON schema", "two defaults that differ"],
+    ids=[
+        "a cycle",
+        "a union of types",
+        "a keyword of newer JSON schema",
+        "two defaults that differ",
+        "a default that is cut to the bound",
+    ],
 )
 def test_what_no_structural_schema_can_say_is_refused(model: type[BaseModel], want: str) -> None:
     with pytest.raises(SchemaError, match=want):

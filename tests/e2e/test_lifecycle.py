@@ -32,7 +32,7 @@ def test_delete_while_training_leaves_nothing(cluster: Cluster, small_job: Calla
 
 
 def test_suspend_while_training_then_resume(cluster: Cluster, small_job: Callable[..., Object]) -> None:
-    name = cluster.submit(small_job("suspended", nodes=2, training={**LONG, "maxSteps": 60}, suspend=True))
+    name = cluster.submit(small_job("suspended", nodes=2, training={**LONG, "maxSteps": 600}, suspend=True))
     job = cluster.kubectl.wait_state(name, "Suspended", timeout=60)
     assert condition(job, "Suspended")["status"] == "True"
     assert cluster.kubectl.list("jobs", f"peftjob.io/job-name={name}") == []

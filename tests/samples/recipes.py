@@ -80,7 +80,7 @@ RECIPES: Final[dict[str, Recipe]] = {
             "patch_size": 8,
         },
         packages=("matplotlib",),
-        steps=1500,
+        steps=4000,
         batch=64,
         learning_rate=1e-3,
     ),

@@ -1,12 +1,12 @@
 """Values of rows, checked: each wrong one is an error that names file, line, column and fix. Used by the readers."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from typing import Any, TypeGuard, TypeVar
 
-from peftjob_api import Reason
+from peftjob_api import PeftJobSpec, Reason
 
 from ..exits import TrainerError
 from .rows import DataFile, Row, Source, kind_of, malformed
@@ -23,6 +23,22 @@ class Layout:
 
     kind: str
     columns: dict[str, str]
+
+
+def columns_for(
+    spec: PeftJobSpec, present: list[str], uri: str, needed: Sequence[str], optional: str | None = None
+) -> dict[str, str]:
+    """Return part -> column: as `dataset.columns` names it, else by the part's name; an optional one if it is there.
+
+    Raises:
+        TrainerError: `DATASET_COLUMN_MISSING`.
+    """
+    named = {part: getattr(spec.dataset.columns, part) for part in (*needed, *([optional] if optional else []))}
+    columns = {part: named[part] or part for part in needed}
+    if optional is not None and (named[optional] is not None or optional in present):
+        columns[optional] = named[optional] or optional
+    need(columns, present, uri)
+    return columns
 
 
 def need(columns: dict[str, str], present: list[str], where: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from peftjob_api import PeftJobSpec
 
-from .cells import Layout, filled_text_of, need, strings_in
+from .cells import Layout, columns_for, filled_text_of, strings_in
 from .encode import encode_classified
 from .rows import Row, Source, malformed
 from .types import Encoded, Match
@@ -20,13 +20,7 @@ def choose_layout(spec: PeftJobSpec, present: list[str], uri: str) -> Layout:
     Raises:
         TrainerError: `DATASET_COLUMN_MISSING`.
     """
-    named = spec.dataset.columns
-    columns = {"query": named.query or "query", "item": named.item or "item"}
-    negatives = named.negatives or "negatives"
-    if named.negatives is not None or negatives in present:
-        columns["negatives"] = negatives
-    need(columns, present, uri)
-    return Layout("matched", columns)
+    return Layout("matched", columns_for(spec, present, uri, ("query", "item"), "negatives"))
 
 
 def labels_of(spec: PeftJobSpec, source: Source, layout: Layout) -> list[str] | None:

@@ -10,7 +10,7 @@ from typing import Any
 from peftjob_api import PeftJobSpec, Reason
 
 from ..exits import TrainerError
-from .cells import Layout, filled_text_of, messages_of, need
+from .cells import Layout, columns_for, filled_text_of, messages_of
 from .encode import encode_chat, encode_completion
 from .rows import Row, Source, malformed
 from .text import need_template
@@ -25,13 +25,7 @@ def choose_layout(spec: PeftJobSpec, present: list[str], uri: str) -> Layout:
     Raises:
         TrainerError: `DATASET_COLUMN_MISSING`.
     """
-    named = spec.dataset.columns
-    columns = {"chosen": named.chosen or "chosen", "rejected": named.rejected or "rejected"}
-    prompt = named.prompt or "prompt"
-    if named.prompt is not None or prompt in present:
-        columns["prompt"] = prompt
-    need(columns, present, uri)
-    return Layout("preferences", columns)
+    return Layout("preferences", columns_for(spec, present, uri, ("chosen", "rejected"), "prompt"))
 
 
 def labels_of(spec: PeftJobSpec, source: Source, layout: Layout) -> list[str] | None:

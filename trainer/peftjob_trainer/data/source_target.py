@@ -5,7 +5,7 @@ from typing import Any
 
 from peftjob_api import PeftJobSpec
 
-from .cells import Layout, filled_text_of, need
+from .cells import Layout, columns_for, filled_text_of
 from .encode import encode_source_target
 from .rows import Row, Source
 from .types import Encoded
@@ -17,10 +17,7 @@ def choose_layout(spec: PeftJobSpec, present: list[str], uri: str) -> Layout:
     Raises:
         TrainerError: `DATASET_COLUMN_MISSING`.
     """
-    named = spec.dataset.columns
-    columns = {"source": named.source or "source", "target": named.target or "target"}
-    need(columns, present, uri)
-    return Layout("source and target", columns)
+    return Layout("source and target", columns_for(spec, present, uri, ("source", "target")))
 
 
 def labels_of(spec: PeftJobSpec, source: Source, layout: Layout) -> list[str] | None:

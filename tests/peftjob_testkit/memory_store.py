@@ -7,11 +7,10 @@ from peftjob_trainer.storage import ObjectInfo, ObjectNotFound, PreconditionFail
 
 
 class MemoryStore(Store):
-    """Objects in a dictionary."""
+    """Objects in a dictionary, with S3's conditions and content hashes as ETags."""
 
-    uri = "s3://memory/out"
-
-    def __init__(self, objects: dict[str, bytes] | None = None) -> None:
+    def __init__(self, objects: dict[str, bytes] | None = None, uri: str = "s3://memory/out") -> None:
+        self.uri = uri
         self.objects = dict(objects or {})
         self.written: list[tuple[str, bytes | None]] = []
         """Every change, in order: key, and content; None: deleted."""

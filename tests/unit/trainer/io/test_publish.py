@@ -11,10 +11,11 @@ import pytest
 from peftjob_api import AdapterInfo, JobIdentity, Reason
 from peftjob_api.constants import CLAIM_NAME, MANIFEST_NAME
 from peftjob_api.spec import StorageSpec
+from peftjob_testkit.memory_store import MemoryStore
 from peftjob_trainer.claim import Claim
 from peftjob_trainer.exits import TrainerError
 from peftjob_trainer.publish import find_published, publish
-from peftjob_trainer.storage import ObjectInfo, ObjectNotFound, PreconditionFailed, Store, open_store
+from peftjob_trainer.storage import ObjectInfo, Store, open_store
 
 URI = "s3://out/sentiment"
 
@@ -143,44 +144,6 @@ def test_a_superseded_gang_changes_nothing(store: Store, job: JobIdentity, tmp_p
     assert store.list() == before
 
 
-class MemoryStore(Store):
-    """Objects in memory, with S3's conditions and its content hashes as ETags."""
-
-    def __init__(self) -> None:
-        self.uri = URI
-        self.objects: dict[str, bytes] = {}
-
-    def list(self, prefix: str = "") -> list[ObjectInfo]:
-        return [self._info(key) for key in sorted(self.objects) if key.startswith(prefix)]
-
-    def get(self, key: str) -> tuple[bytes, str]:
-        if key not in self.objects:
-            raise ObjectNotFound(key)
-        return self.objects[key], self._info(key).etag
-
-    def head(self, key: str) -> ObjectInfo | None:
-        return self._info(key) if key in self.objects else None
-
-    def put(self, key: str, body: bytes | Path, *, if_none_match: bool = False, if_match: str | None = None) -> str:
-        present = self.head(key)
-        if if_none_match and present:
-            raise PreconditionFailed(key)
-        if if_match is not None and (present is None or present.etag != if_match):
-            raise PreconditionFailed(key)
-        self.objects[key] = body if isinstance(body, bytes) else body.read_bytes()
-        return self._info(key).etag
-
-    def download(self, key: str, path: Path) -> None:
-        path.write_bytes(self.get(key)[0])
-
-    def delete(self, key: str) -> None:
-        self.objects.pop(key, None)
-
-    def _info(self, key: str) -> ObjectInfo:
-        data = self.objects[key]
-        return ObjectInfo(key, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest())
-
-
 class Killed(Exception):
     """The gang's process died."""
 
@@ -260,7 +223,7 @@ class TakingTurns(Store):
 def test_three_gangs_at_once_leave_one_whole_adapter(seed: int, job: JobIdentity, tmp_path: Path) -> None:
     """Attempts 1, 2 and 3 start at random times, are slow at random, and two of them may die anywhere."""
     rng = random.Random(seed)
-    inner = MemoryStore()
+    inner = MemoryStore(uri=URI)
     # Runs of one gang, as when a node stalls, rather than coin tosses.
     order = list(itertools.chain.from_iterable([rng.randrange(3)] * rng.randint(1, 12) for _ in range(60)))
     order += [0, 1, 2]

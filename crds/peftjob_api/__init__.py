@@ -9,7 +9,7 @@ from .manifest import ManifestError, load_manifest, read_peftjob
 from .peftjob import PeftJob, validate_update
 from .reasons import Reason
 from .spec import PeftJobSpec
-from .status import Checkpoint, Condition, PeftJobStatus, Progress
+from .status import Checkpoint, Condition, Failure, PeftJobStatus, Progress
 from .worker import (
     AdapterInfo,
     CheckpointInfo,
@@ -31,6 +31,7 @@ __all__ = [
     "Condition",
     "DataInfo",
     "ExitCode",
+    "Failure",
     "JobIdentity",
     "ManifestError",
     "PeftJob",

@@ -251,7 +251,8 @@ class PeftJobSpec(ApiModel):
     suspend: bool = False
     """suspend takes the workers away while true; the job goes on from its last checkpoint when it is false again."""
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
-    """maxRestarts is how many failures are retried; lost or drained nodes do not count."""
+    """maxRestarts is how many failures in a row are retried. The count starts anew once training is a hundredth of its
+    steps (at least 10) beyond the last failure; lost or drained nodes do not count."""
     active_deadline_seconds: Annotated[int, Field(ge=1, le=INT32_MAX)] | None = None
     """activeDeadlineSeconds bounds the time with workers running, over all attempts; then the job fails."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=INT32_MAX)] | None = None

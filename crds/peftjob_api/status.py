@@ -66,6 +66,23 @@ class Checkpoint(CheckpointInfo):
     """time is when the operator first read of it."""
 
 
+class Failure(WireModel):
+    """The last end of an attempt by a failure: its own, not a disruption of the cluster."""
+
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    """reason in one word; docs/failure-modes.md explains each."""
+    message: Annotated[str, StringConstraints(max_length=2048)]
+    """message says what happened and what to do."""
+    step: _Count | None = None
+    """step is the last one that the attempt finished; absent if nobody told of any."""
+    count: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    """count of failures in a row with this reason after this step: more than one is a loop."""
+    furthest_step: _Count
+    """furthestStep is the last step that any attempt had finished by then."""
+    time: _Timestamp
+    """time is when the operator knew the cause."""
+
+
 class PeftJobStatus(WireModel):
     """What is known about a PeftJob."""
 
@@ -88,11 +105,18 @@ class PeftJobStatus(WireModel):
     attempt: _Count | None = None
     """attempt is the number of the current (or last) child Job, from 1."""
     restarts: _Count | None = None
-    """restarts counts failures that were retried, against maxRestarts."""
+    """restarts counts failures that were retried."""
+    restarts_without_progress: _Count | None = None
+    """restartsWithoutProgress counts those of them since training last got well beyond where it had failed, against
+    maxRestarts."""
     disruptions: _Count | None = None
     """disruptions counts lost nodes, drains and preemptions, which cost no restart."""
     disruptions_without_progress: _Count | None = None
-    """disruptionsWithoutProgress counts disruptions in a row in which no step was made."""
+    """disruptionsWithoutProgress counts disruptions in a row that came before training got beyond furthestStep."""
+    furthest_step: _Count | None = None
+    """furthestStep is the last step that any attempt that ended had finished."""
+    last_failure: Failure | None = None
+    """lastFailure says why an attempt failed last, after which step, and how often in a row."""
     retry_at: _Timestamp | None = None
     """retryAt is when the next attempt starts, while the job backs off."""
     active_seconds: _Count | None = None

@@ -8,17 +8,25 @@ there. The status is written before anything is done, so an operator that dies i
 * `activeSince`: the gang was complete; a Job that is gone by now was taken away.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from peftjob_api import AdapterInfo, PeftJobSpec, PeftJobStatus, Reason, TerminationMessage, WorkerStatus
 
 from .admission import is_queued
-from .restart import Cause, Counts, cause_of, judge
+from .restart import Cause, Record, cause_of, judge, reach_of
 from .settings import LOST_AFTER_SECONDS, POLL_SECONDS, WAIT_SECONDS
 from .snapshot import ChildJob, Pod, Snapshot, format_time, parse_time
-from .status import checkpoint_of, is_true, progress_is_due, progress_of, scheduled_times, why_not_ready, with_condition
+from .status import (
+    checkpoint_of,
+    is_true,
+    progress_is_due,
+    progress_of,
+    scheduled_times,
+    why_not_ready,
+    with_condition,
+)
 
 MAX_ATTEMPTS = 9999
 _SOON = 2.0
@@ -226,19 +234,15 @@ def _ended(s: Snapshot, spec: PeftJobSpec, cause: Cause) -> Decision:
     """Account for the end of a gang: fail, or take its children away and try again."""
     status = s.status
     words = [pod.last_word.status for pod in s.gang() if pod.last_word and pod.last_word.status]
-    steps = [status.progress.step if status.progress else None, *(word.step for word in words)]
-    counts = Counts(status.restarts or 0, status.disruptions or 0, status.disruptions_without_progress or 0)
+    reach = reach_of(status, words)
+    if cause.reason is Reason.RESULT_LOST:
+        reach = replace(reach, step=None)  # the next gang makes no step either
     for word in words:
         status = _as_told(s, spec, status, word)
-    moved = any(steps) and cause.reason is not Reason.RESULT_LOST
-    verdict = judge(cause, counts, spec.max_restarts, made_progress=moved, jitter=s.jitter)
-    status = status.model_copy(
-        update={
-            "restarts": verdict.counts.restarts,
-            "disruptions": verdict.counts.disruptions,
-            "disruptions_without_progress": verdict.counts.disruptions_without_progress,
-        }
-    )
+    verdict = judge(
+        cause, Record.of(status), spec.max_restarts, reach, jitter=s.jitter, time=format_time(s.now)
+    )  # fmt: skip
+    status = status.model_copy(update={**vars(verdict.record), "furthest_step": reach.furthest})
     if verdict.failed:
         return _fail(s, verdict.reason, verdict.message, status)
     status = _over(s, status, verdict.reason, verdict.message, verdict.pause)
@@ -294,7 +298,8 @@ def _finished(s: Snapshot, status: PeftJobStatus, state: str) -> PeftJobStatus:
 
 
 def _stopped(s: Snapshot, status: PeftJobStatus) -> PeftJobStatus:
-    """Return the status with the time of the running gang accounted for."""
+    """Return the status with the time of the running gang, and how far it came, accounted for."""
+    status = status.model_copy(update={"furthest_step": reach_of(status).furthest or None})
     since = parse_time(status.active_since)
     if since is None:
         return status

@@ -5,18 +5,29 @@ stop (75), names no cause. Named causes win over disruptions, which win over wha
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
-from peftjob_api import PERMANENT, ExitCode, Reason, TerminationMessage
+from peftjob_api import (
+    PERMANENT,
+    ExitCode,
+    Failure,
+    PeftJobStatus,
+    Progress,
+    Reason,
+    TerminationMessage,
+    WorkerStatus,
+)
 
 from .settings import MAX_DISRUPTIONS_WITHOUT_PROGRESS
 from .snapshot import ChildJob, Pod
+from .status import MAX_COUNT, MAX_MESSAGE
 
 Kind = Literal["Permanent", "Retryable", "Disruption"]
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 600.0
+_LEAST_STRETCH = 10
 _NO_CAUSE = frozenset({ExitCode.DONE, ExitCode.LOST_PEER, ExitCode.INTERRUPTED})
 _DISRUPTED_MARK = "DisruptionTarget"
 
@@ -31,12 +42,42 @@ class Cause:
 
 
 @dataclass(frozen=True)
-class Counts:
-    """What a PeftJob's status counts."""
+class Reach:
+    """How far training has come, in finished steps."""
+
+    step: int | None = None
+    """The last one that the gang finished; None: none, as far as anybody told."""
+    before: int = 0
+    """The furthest that any gang before it came."""
+    total: int | None = None
+    """Of the job, if anybody told."""
+
+    @property
+    def furthest(self) -> int:
+        """The last step that any gang finished."""
+        return max(self.before, self.step or 0)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a PeftJob's status says of the ends of earlier gangs."""
 
     restarts: int = 0
     disruptions: int = 0
+    restarts_without_progress: int = 0
     disruptions_without_progress: int = 0
+    last_failure: Failure | None = None
+
+    @classmethod
+    def of(cls, status: PeftJobStatus) -> "Record":
+        """Read a status."""
+        return cls(
+            status.restarts or 0,
+            status.disruptions or 0,
+            status.restarts_without_progress or 0,
+            status.disruptions_without_progress or 0,
+            status.last_failure,
+        )
 
 
 @dataclass(frozen=True)
@@ -46,7 +87,8 @@ class Verdict:
     failed: bool
     reason: Reason | str
     message: str
-    counts: Counts
+    record: Record
+    """With this end."""
     pause: float = 0.0
     """Seconds until the next attempt."""
 
@@ -81,34 +123,84 @@ def cause_of(job: ChildJob | None, pods: Sequence[Pod], now: datetime) -> Cause:
     return Cause("Disruption", Reason.DISRUPTED, "a worker was deleted, or its node went away, without a last word")
 
 
-def judge(cause: Cause, counts: Counts, max_restarts: int, *, made_progress: bool, jitter: float) -> Verdict:
+def reach_of(status: PeftJobStatus, words: Sequence[WorkerStatus] = ()) -> Reach:
+    """Return how far the gang of a status came, by its progress and what its pods said last."""
+    told: list[Progress | WorkerStatus] = [*([status.progress] if status.progress else []), *words]
+    steps = [min(found.step, MAX_COUNT) for found in told if found.step]
+    totals = [found.total_steps for found in told if found.total_steps]
+    return Reach(max(steps, default=None), status.furthest_step or 0, max(totals, default=None))
+
+
+def judge(cause: Cause, record: Record, max_restarts: int, reach: Reach, *, jitter: float, time: str) -> Verdict:
     """Return what follows from a cause.
 
     Args:
         cause: Of the gang's end.
-        counts: As they stand in the status.
+        record: Of the ends before.
         max_restarts: `spec.maxRestarts`.
-        made_progress: Whether the gang made a step.
+        reach: How far the gang came.
         jitter: In [0, 1).
+        time: Now, as Kubernetes writes it.
     """
-    if cause.kind == "Permanent":
-        return Verdict(True, cause.reason, cause.message, counts)
+    row = 0 if reach.furthest > reach.before else record.disruptions_without_progress
+    record = replace(record, disruptions_without_progress=row)
+    if record.last_failure and reach.furthest >= record.last_failure.furthest_step + stretch(reach.total):
+        record = replace(record, restarts_without_progress=0)
     if cause.kind == "Disruption":
-        row = 0 if made_progress else counts.disruptions_without_progress + 1
-        new = Counts(counts.restarts, counts.disruptions + 1, row)
-        if row >= MAX_DISRUPTIONS_WITHOUT_PROGRESS:
-            return Verdict(
-                True, Reason.NO_PROGRESS,
-                f"{row} disruptions in a row without a new step; the last one: {cause.message}; find out what takes "
-                f"the workers away", new,
-            )  # fmt: skip
-        return Verdict(False, cause.reason, cause.message, new, pause(row, jitter))
-    if counts.restarts >= max_restarts:
-        tried = f" (after {counts.restarts} of at most {max_restarts} restarts)" if max_restarts else ""
-        return Verdict(True, cause.reason, f"{cause.message}{tried}", counts)
-    row = 0 if made_progress else counts.disruptions_without_progress
-    new = Counts(counts.restarts + 1, counts.disruptions, row)
-    return Verdict(False, cause.reason, cause.message, new, pause(new.restarts, jitter))
+        return _disrupted(cause, record, reach, jitter)
+    failure = _failure(cause, record.last_failure, reach, time)
+    record = replace(record, last_failure=failure)
+    if cause.kind == "Permanent":
+        return Verdict(True, cause.reason, cause.message, record)
+    text = told_often(failure)
+    if record.restarts_without_progress >= max_restarts:
+        tried = f" (after {record.restarts_without_progress} of at most {max_restarts} restarts in a row)"
+        return Verdict(True, cause.reason, text + (tried if max_restarts else ""), record)
+    row = record.restarts_without_progress + 1
+    record = replace(record, restarts=record.restarts + 1, restarts_without_progress=row)
+    return Verdict(False, cause.reason, text, record, pause(row, jitter))
+
+
+def _disrupted(cause: Cause, record: Record, reach: Reach, jitter: float) -> Verdict:
+    row = 0 if reach.furthest > reach.before else record.disruptions_without_progress + 1
+    record = replace(record, disruptions=record.disruptions + 1, disruptions_without_progress=row)
+    if row >= MAX_DISRUPTIONS_WITHOUT_PROGRESS:
+        where = f"a step beyond {reach.before}" if reach.before else "a step"
+        text = (
+            f"{row} disruptions in a row without {where}; the last one: {cause.message}; find out what takes the "
+            f"workers away"
+        )
+        return Verdict(True, Reason.NO_PROGRESS, text, record)
+    return Verdict(False, cause.reason, cause.message, record, pause(row, jitter))
+
+
+def stretch(total: int | None) -> int:
+    """Return the steps beyond a failure after which restarts are counted anew.
+
+    A hundredth of the job's, so that failures that come back and back end it after a hundred rows of them at most.
+    """
+    return max(_LEAST_STRETCH, (total or 0) // 100)
+
+
+def told_often(failure: Failure) -> str:
+    """Return the message of a failure, with how often and where if it came back."""
+    if failure.count == 1:
+        return failure.message
+    where = f"after step {failure.step}" if failure.step else "before a step was finished"
+    return f"failed {failure.count} times {where}: {failure.message}"
+
+
+def _failure(cause: Cause, last: Failure | None, reach: Reach, time: str) -> Failure:
+    """Return the failure of a gang; it is counted on if the last one was the same."""
+    is_same = last is not None and (last.reason, last.step) == (str(cause.reason), reach.step)
+    return Failure(
+        reason=str(cause.reason),
+        message=cause.message[:MAX_MESSAGE],
+        step=reach.step,
+        count=last.count + 1 if last is not None and is_same else 1,
+        furthest_step=reach.furthest,
+        time=time,
+    )
 
 
 def pause(number: int, jitter: float) -> float:

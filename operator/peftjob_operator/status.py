@@ -11,6 +11,8 @@ from .settings import PROGRESS_SECONDS
 from .snapshot import Pod, Snapshot, format_time, parse_time
 
 MAX_MESSAGE = 2048
+MAX_COUNT = 2**31 - 1
+"""Of the API's counts."""
 
 
 def with_condition(
@@ -84,7 +86,7 @@ def checkpoint_of(worker: WorkerStatus, before: Checkpoint | None, output: str, 
 
 
 def _count(value: int | None) -> int | None:
-    return None if value is None else min(value, 2**31 - 1)
+    return None if value is None else min(value, MAX_COUNT)
 
 
 def _rounded(value: float | None, digits: int = 4) -> float | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from peftjob_api import Checkpoint, Condition, PeftJobStatus, Progress, load_manifest
+from peftjob_api import Checkpoint, Condition, Failure, PeftJobStatus, Progress, load_manifest
 from peftjob_api.worker import AdapterInfo, DataInfo, PlanInfo, ResolvedInfo
 from peftjob_cluster.control_plane import ControlPlane
 from peftjob_cluster.shell import ClusterError
@@ -25,7 +25,12 @@ STATUS = PeftJobStatus(
     attempt=2,
     restarts=1,
     disruptions=3,
+    restarts_without_progress=1,
     disruptions_without_progress=0,
+    furthest_step=110,
+    last_failure=Failure(
+        reason="InternalError", message="KeyError: 'x'", step=110, count=1, furthest_step=110, time=NOW
+    ),
     retry_at=NOW,
     active_seconds=17,
     active_since=NOW,

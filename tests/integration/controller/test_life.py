@@ -135,7 +135,9 @@ def test_failures_are_tried_again_up_to_max_restarts(ns: Namespace) -> None:
         ns.end(pods[1], 69, failure("StorageUnavailable", 69, "no answer"))
     found = failed(ns, "flaky")
     assert found["reason"] == "StorageUnavailable"
-    assert "after 1 of at most 1 restarts" in found["message"]
+    assert found["message"] == (
+        "failed 2 times before a step was finished: no answer (after 1 of at most 1 restarts in a row)"
+    )
     assert (ns.job("flaky")["status"]["attempt"], ns.job("flaky")["status"]["restarts"]) == (2, 1)
     assert ns.child_jobs("flaky") == ["flaky-2"]
 

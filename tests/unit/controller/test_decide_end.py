@@ -9,6 +9,10 @@ DISRUPTED = "Pod default/tune-1-1-x has condition DisruptionTarget matching Fail
 SAVED = {"step": 8, "uri": f"{URI}/checkpoints/step-00000008-claim-1"}
 TOUCHED = running(progress={"step": 3, "totalSteps": 9, "updatedAt": at(-5)})
 AT_ONCE = {"retryAt": at()}
+LOOP = {
+    "reason": "InternalError", "message": "KeyError: 'x'", "step": 1203, "count": 2, "furthestStep": 1210,
+    "time": at(-99),
+}  # fmt: skip
 
 
 def final(name: str, *pods: object, reason: str, words: str = "", job: object = None) -> Case:
@@ -212,9 +216,17 @@ FINAL = [
     final(
         "retryable, but no restart is left",
         worker(0, exit_code=70, word=word("InternalError", 70, "KeyError")),
-        job=peftjob(running(restarts=3)),
+        job=peftjob(running(restarts=5, restartsWithoutProgress=3)),
         reason="InternalError",
-        words="KeyError (after 3 of at most 3 restarts)",
+        words="KeyError (after 3 of at most 3 restarts in a row)",
+    ),
+    final(
+        "a crash loop is told with its step and its cause",
+        worker(0, exit_code=71, word=word("LostPeer", 71, status={"step": 1203, "totalSteps": 9000})),
+        worker(1, exit_code=70, word=word("InternalError", 70, "KeyError: 'x'")),
+        job=peftjob(running(restarts=2, restartsWithoutProgress=2, furthestStep=1210, lastFailure=LOOP), maxRestarts=2),
+        reason="InternalError",
+        words="failed 3 times after step 1203: KeyError: 'x' (after 2 of at most 2 restarts in a row)",
     ),
     final(
         "retryable, and no restart wanted",
@@ -253,10 +265,64 @@ AGAIN = [
     again(
         "retryable: the third time after a pause",
         worker(0, exit_code=70),
-        job=peftjob(running(restarts=2)),
+        job=peftjob(running(restarts=2, restartsWithoutProgress=2)),
         reason="InternalError",
         counts=(3, 0),
         retryAt=at(20),
+    ),
+    again(
+        "a failure is kept with the step, as far as anybody told",
+        worker(0, exit_code=71, word=word("LostPeer", 71, status={"step": 4, "totalSteps": 9})),
+        worker(1, exit_code=70, word=word("InternalError", 70, "KeyError")),
+        job=peftjob(TOUCHED),
+        reason="InternalError",
+        words="KeyError",
+        counts=(1, 0),
+        furthestStep=4,
+        lastFailure={
+            "reason": "InternalError",
+            "message": "KeyError",
+            "step": 4,
+            "count": 1,
+            "furthestStep": 4,
+            "time": at(),
+        },
+    ),
+    again(
+        "a loop is told before it ends",
+        worker(1, exit_code=70, word=word("InternalError", 70, "KeyError: 'x'")),
+        job=peftjob(running(progress={"step": 1203}, restartsWithoutProgress=1, furthestStep=1203, lastFailure=LOOP)),
+        reason="InternalError",
+        words="failed 3 times after step 1203: KeyError: 'x'",
+        counts=(1, 0),
+        restartsWithoutProgress=2,
+    ),
+    again(
+        "a failure well beyond the last one is counted anew",
+        worker(1, exit_code=70, word=word("InternalError", 70, "KeyError: 'x'")),
+        job=peftjob(
+            running(
+                progress={"step": 1310, "totalSteps": 10000},
+                restarts=3,
+                restartsWithoutProgress=3,
+                furthestStep=1210,
+                lastFailure=LOOP,
+            )
+        ),
+        reason="InternalError",
+        words="KeyError: 'x'",
+        counts=(4, 0),
+        restartsWithoutProgress=1,
+        **AT_ONCE,
+    ),
+    again(
+        "steps that were made before are no progress",
+        worker(0, exit_code=75, delete_at=-2),
+        job=peftjob({**TOUCHED, "furthestStep": 3, "disruptions": 3, "disruptionsWithoutProgress": 3}),
+        reason="Disrupted",
+        counts=(0, 4),
+        disruptionsWithoutProgress=4,
+        furthestStep=3,
     ),
     again(
         "a rank that says why comes before one that does not, whatever their order",

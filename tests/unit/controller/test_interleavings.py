@@ -135,7 +135,7 @@ class Life(RuleBasedStateMachine):
         status = self.world.status()
         assert status.get("attempt", 0) >= self.highest, "attempts went back"
         self.highest = status.get("attempt", 0)
-        assert status.get("restarts", 0) <= MAX_RESTARTS
+        assert status.get("restartsWithoutProgress", 0) <= MAX_RESTARTS
         end = self.world.holds("Succeeded"), self.world.holds("Failed")
         assert end != (True, True)
         if self.end is not None:

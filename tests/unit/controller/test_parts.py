@@ -2,16 +2,17 @@
 
 import itertools
 import json
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from peftjob_api import Checkpoint, PeftJobStatus, Progress, Reason
+from peftjob_api import Checkpoint, Failure, PeftJobStatus, Progress, Reason
 from peftjob_operator.decide import decide
 from peftjob_operator.events import Announcement, announcements, event
-from peftjob_operator.restart import Cause, Counts, judge, pause
+from peftjob_operator.restart import Cause, Reach, Record, judge, pause
 from peftjob_operator.settings import Settings
 from peftjob_operator.status import human_duration, merge_patch, progress_is_due, with_condition
 from peftjob_testkit.builders import NOW, Object, applied, at, child_job, peftjob, snapshot, worker
@@ -80,22 +81,91 @@ def test_pauses_grow_to_a_bound(number: int, jitter: float) -> None:
     assert (pause(number, jitter) == 0) == (number <= 1)
 
 
+RECORDS = st.builds(
+    Record,
+    restarts=st.integers(0, 9),
+    disruptions=st.integers(0, 50),
+    restarts_without_progress=st.integers(0, 5),
+    disruptions_without_progress=st.integers(0, 9),
+    last_failure=st.none()
+    | st.builds(
+        Failure,
+        reason=st.just("InternalError"),
+        message=st.just("m"),
+        step=st.none() | st.integers(0, 50),
+        count=st.integers(1, 5),
+        furthest_step=st.integers(0, 50),
+        time=st.just(at(-9)),
+    ),
+)
+
+
 @given(
     st.sampled_from(["Permanent", "Retryable", "Disruption"]),
-    st.builds(Counts, st.integers(0, 5), st.integers(0, 50), st.integers(0, 9)),
+    RECORDS,
     st.integers(0, 5),
-    st.booleans(),
+    st.builds(Reach, st.none() | st.integers(1, 60), st.integers(0, 60), st.none() | st.integers(60, 9999)),
 )
-def test_restarts_and_disruptions_are_counted_apart(kind: Any, counts: Counts, limit: int, moved: bool) -> None:
-    verdict = judge(Cause(kind, Reason.INTERNAL_ERROR, "m"), counts, limit, made_progress=moved, jitter=0.5)
-    new = verdict.counts
-    assert new.restarts - counts.restarts == (kind == "Retryable" and not verdict.failed)
-    assert new.disruptions - counts.disruptions == (kind == "Disruption")
-    assert new.disruptions_without_progress <= counts.disruptions_without_progress + (kind == "Disruption")
+def test_restarts_and_disruptions_are_counted_apart(kind: Any, record: Record, limit: int, reach: Reach) -> None:
+    verdict = judge(Cause(kind, Reason.INTERNAL_ERROR, "m"), record, limit, reach, jitter=0.5, time=at())
+    new, counted = verdict.record, kind == "Retryable" and not verdict.failed
+    assert new.restarts - record.restarts == counted
+    assert new.disruptions - record.disruptions == (kind == "Disruption")
+    assert new.restarts_without_progress in (record.restarts_without_progress + counted, counted)
+    assert new.disruptions_without_progress <= record.disruptions_without_progress + (kind == "Disruption")
+    if reach.furthest == reach.before:
+        rows = record.disruptions_without_progress + (kind == "Disruption")
+        assert new.disruptions_without_progress == rows, "no row ends without a step beyond all before"
     if kind == "Retryable":
-        assert verdict.failed == (counts.restarts >= limit)
+        assert verdict.failed == (new.restarts_without_progress >= limit + (not verdict.failed))
     if verdict.failed and kind == "Disruption":
         assert verdict.reason == Reason.NO_PROGRESS
+    assert (new.last_failure == record.last_failure) == (kind == "Disruption")
+
+
+@dataclass(frozen=True)
+class Fails:
+    """Failures of one attempt after the other, each after a step, and what becomes of them with two restarts."""
+
+    name: str
+    steps: tuple[int | None, ...]
+    want_counts: tuple[int, ...]
+    """`restartsWithoutProgress` after each."""
+    want_failed: bool
+    want_told: str
+    total: int = 1000
+    reasons: tuple[Reason, ...] = (Reason.INTERNAL_ERROR,) * 9
+
+
+LOOPS = [
+    Fails("one failure is told as it is", (7,), (1,), False, "why"),
+    Fails("a loop at one step ends", (7, 7, 7), (1, 2, 2), True,
+          "failed 3 times after step 7: why (after 2 of at most 2 restarts in a row)"),
+    Fails("a loop before any step ends", (None, None, None), (1, 2, 2), True,
+          "failed 3 times before a step was finished: why (after 2 of at most 2 restarts in a row)"),
+    Fails("a loop that gets a few steps on each time ends", (7, 12, 19), (1, 2, 2), True,
+          "why (after 2 of at most 2 restarts in a row)"),
+    Fails("ten steps beyond the last failure it is counted anew", (7, 7, 17), (1, 2, 1), False, "why"),
+    Fails("of a long job, a hundredth of its steps", (7, 7, 26), (1, 2, 2), True,
+          "why (after 2 of at most 2 restarts in a row)", total=2000),
+    Fails("of a long job, counted anew", (7, 7, 27), (1, 2, 1), False, "why", total=2000),
+    Fails("steps that are made again are no progress", (40, 30, 39), (1, 2, 2), True,
+          "why (after 2 of at most 2 restarts in a row)"),
+    Fails("another reason at the same step is no loop", (7, 7), (1, 2), False, "why",
+          reasons=(Reason.INTERNAL_ERROR, Reason.STORAGE_UNAVAILABLE)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LOOPS, ids=[case.name for case in LOOPS])
+def test_failures_in_a_row(case: Fails) -> None:
+    record, furthest, counts = Record(), 0, []
+    for step, reason in zip(case.steps, case.reasons, strict=False):
+        reach = Reach(step, furthest, case.total)
+        verdict = judge(Cause("Retryable", reason, "why"), record, 2, reach, jitter=0.5, time=at())
+        record, furthest = verdict.record, reach.furthest
+        counts.append(record.restarts_without_progress)
+    assert tuple(counts) == case.want_counts
+    assert (verdict.failed, verdict.message) == (case.want_failed, case.want_told)
 
 
 def life() -> list[PeftJobStatus]:

@@ -9,7 +9,7 @@ PY := .venv/bin/python
 CLUSTER := PYTHONPATH=tests/cluster $(PYTHON) -m peftjob_cluster
 REPORTS := .cache/reports
 PYTEST := $(PY) -m pytest -q -p no:cacheprovider
-PACKAGES := -p peftjob_api -p peftjob_operator -p peftjob_bottleneck -p peftjob_trainer -p peftjob_cluster -p peftjob_testkit -p samples
+PACKAGES := -p peftjob_api -p peftjob_operator -p peftjob_bottleneck -p peftjob_trainer -p peftjob_cluster -p peftjob_testkit -p samples -p faults
 SOURCES := crds operator trainer tests
 comma := ,
 export PYTHONDONTWRITEBYTECODE := 1
@@ -71,6 +71,13 @@ test-integration: setup tools-api  ## against a real API server and a real S3 se
 test-e2e: setup cluster-up  ## on the real two-node cluster, through Helm and kubectl
 	mkdir -p $(REPORTS)
 	$(CLUSTER) exec-ns -- $(CURDIR)/$(PY) -m pytest -q -p no:cacheprovider tests/e2e --junitxml=$(REPORTS)/e2e.xml
+
+PLANS ?= 200
+.PHONY: test-faults
+test-faults: setup $(if $(CLUSTER_PLANS)$(CLUSTER_TIMES),cluster-up,tools-api)  ## seeded plans of faults (PLANS=200 SEED=1 TIMES=3 CLUSTER_PLANS=5 CLUSTER_TIMES=3; root)
+	PYTHONPATH=$(CURDIR)/tests:$(CURDIR)/tests/cluster $(PY) -m faults --plans $(PLANS) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(TIMES),--times $(TIMES)) $(if $(CLUSTER_PLANS),--cluster-plans $(CLUSTER_PLANS)) \
+	  $(if $(CLUSTER_TIMES),--cluster-times $(CLUSTER_TIMES)) --logs $(REPORTS)/faults
 
 .PHONY: test
 test:  ## everything: lint, unit, numerics, integration, e2e

@@ -3,7 +3,6 @@
 pytest runs inside the cluster's network (`peftjob_cluster exec-ns`), with kubectl pointing at it.
 """
 
-import base64
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,41 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peftjob_testkit.cluster import IN_CLUSTER_S3, Cluster
-from peftjob_testkit.kubectl import Kubectl, Object, helm_install
+from peftjob_testkit.cluster import IN_CLUSTER_S3, Cluster, installed_operator, s3_server
+from peftjob_testkit.kubectl import Kubectl, Object
 from peftjob_testkit.objects import ObjectStore
-from peftjob_testkit.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests/demo"))
-SYSTEM = "peftjob-system"
-VALUES = {
-    "operator.image.repository": "localhost/peftjob-operator",
-    "operator.image.tag": "dev",
-    "trainer.image.repository": "localhost/peftjob-trainer",
-    "trainer.image.tag": "dev",
-    "operator.nodeSelector.kubernetes\\.io/hostname": "n1",  # the tests make the other node vanish
-}
 
 
 @pytest.fixture(scope="session")
 def installed() -> Kubectl:
     """Install the operator as a user does; return kubectl in its namespace."""
-    helm_install([str(ROOT / ".cluster/bin/helm")], ROOT / "charts/peftjob-operator", SYSTEM, VALUES)
-    return Kubectl(SYSTEM)
+    return installed_operator()
 
 
 @pytest.fixture(scope="session")
 def s3() -> tuple[ObjectStore, dict[str, str]]:
     """Return the cluster's S3 server with the buckets models, datasets and adapters, and its keys."""
-    kubectl = Kubectl("s3")
-    service, secret = kubectl.get("service", "s3"), kubectl.get("secret", "s3-credentials")
-    assert service is not None
-    assert secret is not None
-    keys = {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
-    endpoint = f"http://{service['spec']['clusterIP']}:7070"
-    store = ObjectStore(endpoint, keys["AWS_ACCESS_KEY_ID"], keys["AWS_SECRET_ACCESS_KEY"])
-    wait_for("S3 to answer", lambda: store.client.list_buckets(), 60)
+    store, keys = s3_server()
     for bucket in ("models", "datasets", "adapters"):
         store.ensure_bucket(bucket)
     return store, keys

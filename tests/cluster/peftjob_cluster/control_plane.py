@@ -48,19 +48,22 @@ class ControlPlane:
         fake_nodes: int = 0,
         pod_run_seconds: float | None = 2.0,
         client_qps: int | None = None,
+        node_grace_seconds: int = 24,
         apiserver_flags: Sequence[str] = (),
     ) -> None:
         """Prepare only; ``start`` or ``with`` starts.
 
         ``fake_nodes`` brings the scheduler and the controller manager along. Pods on fake nodes run for
         ``pod_run_seconds`` (``None``: until deleted); the annotations in ``fake_nodes`` direct single pods.
-        ``client_qps`` lifts the request limit that controller manager and scheduler put on themselves.
+        ``client_qps`` lifts the request limit that controller manager and scheduler put on themselves;
+        ``node_grace_seconds`` is how long a node may say nothing before it is called unreachable.
         """
         self._with_nodes = fake_nodes
         self._with_manager = controller_manager or fake_nodes > 0
         self._with_scheduler = scheduler or fake_nodes > 0
         self._run_seconds = pod_run_seconds
         self._qps = [f"--kube-api-qps={client_qps}", f"--kube-api-burst={2 * client_qps}"] if client_qps else []
+        self._node_grace_seconds = node_grace_seconds
         self._apiserver_flags = list(apiserver_flags)
         self._own_folder = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="peftjob-control-plane-"))
@@ -124,6 +127,10 @@ class ControlPlane:
         """Return the process id of a component, for measuring it."""
         return self._children.pid(component)
 
+    def send(self, component: str, sig: signal.Signals) -> None:
+        """Send a component a signal, such as SIGSTOP."""
+        os.kill(self._children.pid(component), sig)
+
     def stop_component(self, component: str, sig: signal.Signals = signal.SIGKILL) -> None:
         """End one component, to see what others make of it."""
         self._children.stop(component, sig)
@@ -168,7 +175,7 @@ class ControlPlane:
         if self._with_manager:
             kubeconfig = self.kubeconfig("system:kube-controller-manager")
             self._commands[CONTROLLER_MANAGER] = components.controller_manager(
-                bin_, kubeconfig, self._authority, extra=self._qps
+                bin_, kubeconfig, self._authority, node_grace_seconds=self._node_grace_seconds, extra=self._qps
             )
             self.start_component(CONTROLLER_MANAGER)
         if self._with_scheduler:

@@ -16,6 +16,8 @@ from .store import Trap
 PATIENCE_SECONDS: Final = 600.0
 """For a job to end, after its last strike is over."""
 _ENDING_SECONDS: Final = 120.0
+_ENDS_WITHIN_SECONDS: Final = 6.0
+"""A gang that still trains so long after a strike was not ended by it."""
 _LOOK_SECONDS: Final = 0.05
 _WATCH_SECONDS: Final = 0.3
 _STEP: Final = re.compile(r"step (\d+)/\d+ ")
@@ -153,7 +155,7 @@ class Driver:
                         w.uid not in known and time.monotonic() - w.began >= strike.at / 10
                         for w in self._ground.running(self._plan.name)
                     )
-                    or (bool(known) and self._is_training())
+                    or (bool(known) and self._is_training() and self._since_last_hit() > _ENDS_WITHIN_SECONDS)
                 )
             )
         else:
@@ -241,6 +243,9 @@ class Driver:
         """Return the last step that the last gang has made."""
         firsts = self._firsts()
         return _last_step(firsts[-1].log()) if firsts else 0
+
+    def _since_last_hit(self) -> float:
+        return time.monotonic() - self._began - self._hits[-1].at
 
     def _is_training(self) -> bool:
         firsts = self._firsts()

@@ -10,6 +10,7 @@ from peftjob_api.constants import FIELD_MANAGER, GROUP, PLURAL, VERSION
 
 from . import metrics
 from .cache import Cache, Key
+from .clock import ClusterClock
 from .handlers import registry
 from .kube import ApiError, Kube
 from .metrics import Health
@@ -28,10 +29,11 @@ CANARY_SECONDS = 5.0
 
 async def run(settings: Settings) -> None:
     """Run until SIGTERM, or until a part of the operator ends by itself, which is an error."""
-    kube = await Kube.connect()
+    clock = ClusterClock()
+    kube = await Kube.connect(clock.hear)
     workers = Workers(kube)
     cache, queue, health = Cache(), WorkQueue[Key](), Health()
-    observer = Observer(cache, kube, workers, queue.add)
+    observer = Observer(cache, kube, workers, queue.add, clock)
     reconciler = Reconciler(settings, cache, kube, observer)
 
     async def work(key: Key) -> float | None:

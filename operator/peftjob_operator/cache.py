@@ -2,7 +2,7 @@
 
 Kopf fills the indices (and lets no handler run before they are complete). Our own writes are known here at once, so
 that a reconcile never acts twice because a watch is behind; what was read from the API server corrects a watch that
-missed a deletion.
+missed a deletion, or shows what was before the API server's store was set back to an older state.
 """
 
 import time
@@ -17,6 +17,7 @@ Key = tuple[str, str]
 Object = Mapping[str, Any]
 
 _FORGET_SECONDS = 60.0
+_DISTRUST_SECONDS = 150.0
 
 
 class Cache:
@@ -45,8 +46,8 @@ class Cache:
             seen = found.get(uid)
             if seen is not None and version(seen) >= version(obj):
                 del newer[uid]  # the watch has caught up
-            elif seen is None and self._clock() - written > _FORGET_SECONDS:
-                del newer[uid]  # made and gone before the watch could tell
+            elif self._clock() - written > (_FORGET_SECONDS if seen is None else _DISTRUST_SECONDS):
+                del newer[uid]  # made and gone before the watch could tell; or versions count from an older state again
             else:
                 found[uid] = obj
         return [obj for uid, obj in found.items() if uid not in self._gone]
@@ -55,7 +56,7 @@ class Cache:
         """Return what is known now, before the API server is asked to list it."""
         index = self._indices.get(kind, {})
         seen = frozenset(obj["metadata"]["uid"] for obj in index.get(key, ()))
-        return Mark(frozenset(obj["metadata"]["uid"] for obj in self.get(kind, key)), seen)
+        return Mark(frozenset(obj["metadata"]["uid"] for obj in self.get(kind, key)), seen, frozenset(self._gone))
 
     def put(self, kind: str, key: Key, obj: Object) -> None:
         """Remember an object as the API server returned it."""
@@ -78,11 +79,13 @@ class Cache:
                 self.remove(uid)
         seen = self.mark(kind, key).seen
         for uid, obj in listed.items():
+            if uid in mark.gone:
+                self._gone.pop(uid, None)  # the store was set back to a time when it was there
             if uid in seen or uid not in mark.seen:
                 self.put(kind, key, obj)
 
     def remove(self, uid: str) -> None:
-        """Remember that an object is gone; its uid never comes again."""
+        """Remember that an object is gone; its uid comes again only if the API server lists it after this."""
         now = self._clock()
         if len(self._gone) > 10_000:
             self._gone = dict(sorted(self._gone.items(), key=lambda item: item[1])[-5_000:])
@@ -101,6 +104,7 @@ class Mark:
     known: frozenset[str]
     seen: frozenset[str]
     """By the watch."""
+    gone: frozenset[str]
 
 
 def version(obj: Object) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 from peftjob_api import AdapterInfo, PeftJobSpec, PeftJobStatus, Reason, TerminationMessage, WorkerStatus
 
 from .admission import is_queued
-from .restart import Cause, Record, cause_of, judge, reach_of
+from .restart import LONGEST_PAUSE_SECONDS, Cause, Record, cause_of, judge, reach_of
 from .settings import LOST_AFTER_SECONDS, POLL_SECONDS, WAIT_SECONDS
 from .snapshot import ChildJob, Pod, Snapshot, format_time, parse_time
 from .status import (
@@ -58,7 +58,12 @@ class DeletePeftJob:
     """Delete the PeftJob itself, whose time to live is over."""
 
 
-Action = CreateAttempt | DeleteJob | KillPod | DeletePeftJob
+@dataclass(frozen=True)
+class RestoreParts:
+    """Make Service and ConfigMap what they shall be, in case somebody changed or deleted them."""
+
+
+Action = CreateAttempt | DeleteJob | KillPod | DeletePeftJob | RestoreParts
 
 
 @dataclass(frozen=True)
@@ -73,11 +78,22 @@ class Decision:
 
 def decide(snapshot: Snapshot) -> Decision:
     """Return what follows from a snapshot."""
-    decision = _decide(snapshot)
+    decision = _decide(replace(snapshot, status=_recalled(snapshot)))
     if decision.status == snapshot.status:
         return decision
     status = decision.status.model_copy(update={"observed_generation": snapshot.metadata.generation})
     return Decision(status, decision.actions, decision.requeue)
+
+
+def _recalled(s: Snapshot) -> PeftJobStatus:
+    """Return the status with the attempt that the children are of, if somebody cleared it or set it back.
+
+    An attempt is written down before anything of it is made, so none is ever ahead of the status by itself.
+    """
+    newest = max([0, *(job.attempt for job in s.jobs), *(pod.attempt for pod in s.pods)])
+    if newest <= (s.status.attempt or 0):
+        return s.status
+    return s.status.model_copy(update={"attempt": newest, "start_time": s.status.start_time or format_time(s.now)})
 
 
 def _decide(s: Snapshot) -> Decision:
@@ -113,7 +129,7 @@ def _decide(s: Snapshot) -> Decision:
 
 def _after_the_end(s: Snapshot) -> Decision:
     """Nothing is made again; what still runs is ended; after its time to live the PeftJob goes."""
-    actions = _cleanup(s, [job for job in s.jobs if _may_run(s, job)])
+    actions = _cleanup(s, [job for job in s.jobs if _may_run(s, job) or job.disowned])
     ttl = s.spec.ttl_seconds_after_finished if s.spec else None
     ended = parse_time(s.status.completion_time)
     left = None if ttl is None or ended is None else (ended + timedelta(seconds=ttl) - s.now).total_seconds()
@@ -128,13 +144,15 @@ def _start(s: Snapshot, spec: PeftJobSpec) -> Decision:
     retry_at = parse_time(status.retry_at)
     is_next = status.attempt is None or retry_at is not None
     attempt = (status.attempt or 0) + 1 if is_next else status.attempt or 1
-    if remains(s) or (retry_at is not None and s.now < retry_at):
+    left = (retry_at - s.now).total_seconds() if retry_at is not None else 0.0
+    if left > LONGEST_PAUSE_SECONDS:
+        left = 0.0  # no pause is that long: the clock was set back
+    if remains(s) or left > 0:
         if retry_at is None or status.state == "Suspended":  # else the condition has the cause, which says more
             when = "when all earlier workers have ended" if remains(s) else f"at {status.retry_at}"
             text = f"attempt {attempt} starts {when}"
             status = _not_ready(s, status, Reason.RESTARTING, text).model_copy(update={"state": "Restarting"})
-        pause = _SOON if remains(s) or retry_at is None else max(0.0, (retry_at - s.now).total_seconds())
-        return Decision(status, _cleanup(s, s.jobs), pause)
+        return Decision(status, _cleanup(s, s.jobs), _SOON if remains(s) else left)
     if attempt > MAX_ATTEMPTS:
         return _fail(s, Reason.NO_PROGRESS, f"{MAX_ATTEMPTS} attempts were made: create the PeftJob anew")
     refusal = s.refusal if s.refusal and s.refusal.attempt == attempt else None
@@ -173,7 +191,7 @@ def _run(s: Snapshot, spec: PeftJobSpec, job: ChildJob) -> Decision:
     deadline = spec.active_deadline_seconds
     left = None
     if deadline is not None:
-        left = deadline - (status.active_seconds or 0) - (s.now - active_since).total_seconds()
+        left = deadline - (status.active_seconds or 0) - s.active_seconds()
         if left <= 0:
             return _fail(
                 s, Reason.DEADLINE_EXCEEDED,
@@ -205,7 +223,8 @@ def _wait_for_gang(s: Snapshot, spec: PeftJobSpec, job: ChildJob, status: PeftJo
     # Not how many run by now: each count would cost a write.
     reason, text = why_not_ready(s, nodes) or (Reason.STARTING, _asked(spec, job.attempt, status))
     status = _not_ready(s, status, reason, text).model_copy(update={"state": "Starting"})
-    return Decision(status, _cleanup(s, ()), _earliest(WAIT_SECONDS, left, _until_lost(s)))
+    actions = (*_cleanup(s, ()), *((RestoreParts(),) if s.resynced else ()))
+    return Decision(status, actions, _earliest(WAIT_SECONDS, left, _until_lost(s)))
 
 
 def _queue(s: Snapshot, job: ChildJob) -> Decision:
@@ -300,10 +319,9 @@ def _finished(s: Snapshot, status: PeftJobStatus, state: str) -> PeftJobStatus:
 def _stopped(s: Snapshot, status: PeftJobStatus) -> PeftJobStatus:
     """Return the status with the time of the running gang, and how far it came, accounted for."""
     status = status.model_copy(update={"furthest_step": reach_of(status).furthest or None})
-    since = parse_time(status.active_since)
-    if since is None:
+    if status.active_since is None:
         return status
-    seconds = (status.active_seconds or 0) + max(0, round((s.now - since).total_seconds()))
+    seconds = (status.active_seconds or 0) + round(s.active_seconds())
     return status.model_copy(update={"active_seconds": seconds, "active_since": None})
 
 

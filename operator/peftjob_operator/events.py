@@ -32,9 +32,9 @@ class Announcement:
 def announcements(before: PeftJobStatus, after: PeftJobStatus) -> list[Announcement]:
     """Return what a change of the status means to people; pure."""
     told = []
-    if after.attempt != before.attempt:
-        ready = after.condition("WorkersReady")
-        told.append(Announcement("Normal", Reason.STARTING, ready.message if ready else ""))
+    ready = after.condition("WorkersReady")
+    if after.attempt != before.attempt and ready and ready.reason == Reason.STARTING:
+        told.append(Announcement("Normal", Reason.STARTING, ready.message))
     if after.checkpoint and not before.checkpoint:  # the first: each would be an Event every few minutes
         text = f"the first checkpoint is of step {after.checkpoint.step}: {after.checkpoint.uri}"
         told.append(Announcement("Normal", Reason.CHECKPOINTED, text))

@@ -3,6 +3,8 @@
 Only indices and plain event handlers: they write nothing to the objects, neither annotations nor finalizers.
 """
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import kopf
@@ -62,8 +64,17 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.watching.label_selectors["", "v1", "pods"] = LABEL_JOB
     settings.scanning.disabled = True  # neither CRDs nor namespaces are watched
     settings.posting.enabled = False  # Events are our own
+    settings.networking.error_backoffs = _Forever()
     settings.networking.request_timeout = 30.0
     settings.networking.connect_timeout = 10.0
+
+
+class _Forever:
+    """The pauses between tries to list and to watch. Kopf's default ends with a minute of errors, and the process."""
+
+    def __iter__(self) -> Iterator[float]:
+        yield from (0.5, 1.0, 2.0)
+        yield from itertools.repeat(5.0)
 
 
 def slim(body: kopf.Body) -> dict[str, Any]:

@@ -5,12 +5,12 @@ Objects are plain dicts, as Kopf's watches give them. Every delete carries a uid
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import aiohttp
 from kubernetes.aio import client, config
-from peftjob_api.constants import FIELD_MANAGER, GROUP, PLURAL, VERSION
+from peftjob_api.constants import FIELD_MANAGER, GROUP, LABEL_JOB_UID, PLURAL, VERSION
 
 from . import metrics
 
@@ -32,21 +32,25 @@ _APPLY = "application/apply-patch+yaml"
 class ApiError(Exception):
     """The API server said no."""
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
+    def __init__(self, status: int, reason: str, message: str, retry_after: float | None = None) -> None:
         super().__init__(f"HTTP {status} {reason}: {message}")
         self.status = status
         self.reason = reason
         self.message = message
+        self.retry_after = retry_after
+        """Seconds for which it wants to be left alone."""
 
 
 class Kube:
     """A client of the API server."""
 
-    def __init__(self, api: client.ApiClient) -> None:
+    def __init__(self, api: client.ApiClient, hear: Callable[[str | None], None]) -> None:
+        """Take the connections, and whom to tell the date of each answer."""
         self._api = api
+        self._hear = hear
 
     @classmethod
-    async def connect(cls) -> Self:
+    async def connect(cls, hear: Callable[[str | None], None]) -> Self:
         """Connect as the pod's service account, or as the kubeconfig says."""
         configuration = client.Configuration()
         try:
@@ -55,7 +59,7 @@ class Kube:
             await config.load_kube_config(client_configuration=configuration)
         api = client.ApiClient(configuration)
         api.user_agent = FIELD_MANAGER
-        return cls(api)
+        return cls(api, hear)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -89,8 +93,9 @@ class Kube:
                 f"{method} {path}: no answer from the API server ({error or type(error).__name__})"
             ) from error
         metrics.API_REQUESTS.labels(method, str(answer.status)).inc()
+        self._hear(answer.getheader("Date"))
         if answer.status >= 400:
-            raise _error(answer.status, text)
+            raise _error(answer.status, text, answer.getheader("Retry-After"))
         return json.loads(text) if "json" in (answer.getheader("Content-Type") or "") else text
 
     async def get(self, collection: str, namespace: str, name: str) -> Object | None:
@@ -130,7 +135,7 @@ class Kube:
         found = await self.get(collection, metadata["namespace"], metadata["name"])
         if found is None:
             return await self.ensure(collection, obj)  # gone in between
-        if owner_uid(found) != owner_uid(obj):
+        if not belongs_to(found, owner_uid(obj)):
             return found
         path = _path(collection, metadata["namespace"], metadata["name"])
         query = {"fieldManager": FIELD_MANAGER, "force": "true", "fieldValidation": "Strict"}
@@ -156,7 +161,7 @@ class Kube:
         propagation: str = "Background",
         force: bool = False,
     ) -> bool:
-        """Delete an object, if it is still the one with that uid; return False where that one is gone."""
+        """Delete an object, if it is still the one with that uid; return False where that one seems gone."""
         options: Object = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}}
         options["propagationPolicy"] = propagation
         if force:
@@ -164,7 +169,7 @@ class Kube:
         try:
             await self.request("DELETE", _path(collection, namespace, name), options)
         except ApiError as error:
-            if error.status not in (404, 409):  # 409: another object has the name by now
+            if error.status not in (404, 409):  # 409: another object has the name by now, or it changed just then
                 raise
             return False
         return True
@@ -181,14 +186,21 @@ def owner_uid(obj: Mapping[str, Any]) -> str | None:
     return next((owner["uid"] for owner in owners if owner.get("controller")), None)
 
 
+def belongs_to(obj: Mapping[str, Any], uid: str | None) -> bool:
+    """Tell whether a child is that PeftJob's: it owns it, or did so until somebody took the ownerReference away."""
+    owner = owner_uid(obj)
+    return owner == uid or (owner is None and (obj["metadata"].get("labels") or {}).get(LABEL_JOB_UID) == uid)
+
+
 def _path(collection: str, namespace: str, name: str = "") -> str:
     path = collection.format(namespace=namespace)
     return f"{path}/{name}" if name else path
 
 
-def _error(status: int, text: str) -> ApiError:
+def _error(status: int, text: str, wait: str | None) -> ApiError:
+    seconds = float(wait) if wait and wait.isdecimal() else None  # a date, the other form, no API server sends
     try:
         told = json.loads(text)
-        return ApiError(status, str(told.get("reason", "")), str(told.get("message", "")))
+        return ApiError(status, str(told.get("reason", "")), str(told.get("message", "")), seconds)
     except (ValueError, AttributeError):
-        return ApiError(status, "", text[:500])
+        return ApiError(status, "", text[:500], seconds)

@@ -8,9 +8,10 @@ children of unfinished PeftJobs. Rank 0 is asked for its progress in the backgro
 import asyncio
 import dataclasses
 import random
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from peftjob_api import PeftJob, PeftJobSpec, PeftJobStatus, WorkerStatus, format_errors
@@ -19,7 +20,7 @@ from peftjob_api.peftjob import Metadata
 from pydantic import ValidationError
 
 from .cache import Cache, Key
-from .kube import EVENTS, JOBS, PODS, Kube, owner_uid
+from .kube import EVENTS, JOBS, PEFTJOBS, PODS, Kube, belongs_to
 from .settings import RESYNC_SECONDS
 from .snapshot import ChildJob, Object, Pod, Refusal, Snapshot, parse_time
 from .status import is_true
@@ -48,6 +49,34 @@ class Memory:
     asked_at: float | None = None
     read_at: float | None = None
     """When the children were last read, or first seen: the watches are complete at the start."""
+    gang: tuple[str, float] | None = None
+    """`status.activeSince` of the running gang, and the tick at which that was."""
+
+    due: dict[tuple[str, datetime], float] = field(default_factory=dict)
+    """The tick at which the grace period of a pod ends, by its uid and the time that the pod says."""
+
+    def dated(self, pods: list[Pod], now: datetime, ticks: float) -> list[Pod]:
+        """Return pods with the end of their grace period as it was first seen, however the clock is set since."""
+        seen, dated = self.due, []
+        self.due = {}
+        for pod in pods:
+            if pod.delete_at is not None:
+                left = (pod.delete_at - now).total_seconds()
+                most = left if pod.grace_seconds is None else float(pod.grace_seconds)
+                key = pod.uid, pod.delete_at
+                due = self.due[key] = seen.get(key, ticks + min(left, most))
+                pod = dataclasses.replace(pod, delete_at=now + timedelta(seconds=due - ticks))
+            dated.append(pod)
+        return dated
+
+    def active(self, since: str | None, now: datetime, ticks: float) -> float | None:
+        """Return the seconds for which the gang has been complete; a clock that is set changes nothing of them."""
+        began = parse_time(since)
+        if since is None or began is None:
+            return None
+        if self.gang is None or self.gang[0] != since:
+            self.gang = since, ticks - max(0.0, (now - began).total_seconds())
+        return ticks - self.gang[1]
 
 
 class Observer:
@@ -59,14 +88,19 @@ class Observer:
         kube: Kube,
         workers: Workers,
         wake: Callable[[Key], None],
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], datetime],
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take what to read from, and whom to call when rank 0 of a PeftJob has answered."""
+        """Take what to read from, and whom to call when rank 0 of a PeftJob has answered.
+
+        Durations are counted by `ticks`, in seconds, since a clock may be set.
+        """
         self._cache = cache
         self._kube = kube
         self._workers = workers
         self._wake = wake
         self._clock = clock
+        self._ticks = ticks
         self._memories: dict[Key, dict[str, Memory]] = {}
         self._asking = asyncio.Semaphore(_MOST_ASKED_AT_ONCE)
 
@@ -96,13 +130,15 @@ class Observer:
             self._memories.pop(key, None)
             return snapshot
         memory = self.memory(key, uid)
+        now = self._ticks()
         if memory.read_at is None:
-            memory.read_at = snapshot.now.timestamp()
-        if snapshot.now.timestamp() - memory.read_at >= RESYNC_SECONDS or _is_ending(snapshot):
+            memory.read_at = now
+        is_old = now - memory.read_at >= RESYNC_SECONDS
+        if is_old or _is_ending(snapshot):
             snapshot = await self.reread(key, snapshot)  # a watch may miss a deletion; that of pods may be behind
         job = snapshot.job()
-        if job is not None and job.suspended and not job.finished and snapshot.status.active_since is None:
-            # It starts no pods, so all there are came before, and their end is accounted for.
+        if job is not None and job.suspended and not job.finished:
+            # It starts no pods, so all there are came before; their end is accounted for, or is so by this look.
             memory.preempted |= {pod.uid for pod in snapshot.gang()}
             snapshot = self._own(key, snapshot)
         return dataclasses.replace(
@@ -111,6 +147,8 @@ class Observer:
             warnings=await self._warnings(snapshot),
             refusal=memory.refusal,
             jitter=random.random(),
+            active_for=memory.active(snapshot.status.active_since, snapshot.now, self._ticks()),
+            resynced=is_old,
         )
 
     def _own(self, key: Key, snapshot: Snapshot) -> Snapshot:
@@ -118,14 +156,14 @@ class Observer:
         uid = snapshot.metadata.uid
         memory = self.memory(key, uid)
         pods = [o for o in self._cache.get("pods", key) if o["metadata"].get("labels", {}).get(LABEL_JOB_UID) == uid]
-        own = [Pod.of(obj) for obj in pods]
+        own = memory.dated([Pod.of(obj) for obj in pods], snapshot.now, self._ticks())
         present = {pod.uid for pod in own}
         gone = [
             dataclasses.replace(pod, phase="Succeeded" if pod.exit_code == 0 else "Failed")
             for pod in memory.ended.values()
             if pod.uid not in present and pod.attempt == (snapshot.status.attempt or 0)
         ]
-        jobs = [ChildJob.of(obj) for obj in self._cache.get("jobs", key) if owner_uid(obj) == uid]
+        jobs = [ChildJob.of(obj, uid) for obj in self._cache.get("jobs", key) if belongs_to(obj, uid)]
         return dataclasses.replace(
             snapshot,
             jobs=tuple(dataclasses.replace(j, deleting=True) if j.uid in memory.deleted else j for j in jobs),
@@ -136,12 +174,24 @@ class Observer:
     async def reread(self, key: Key, snapshot: Snapshot) -> Snapshot:
         """Return a snapshot with the children that the API server has now."""
         uid = snapshot.metadata.uid
+        memory = self.memory(key, uid)
         for kind, collection in (("jobs", JOBS), ("pods", PODS)):
-            mark = self._cache.mark(kind, key)
+            mark, deleted = self._cache.mark(kind, key), frozenset(memory.deleted)
             listed = await self._kube.list(collection, key[0], labelSelector=f"{LABEL_JOB_UID}={uid}")
             self._cache.replace(kind, key, listed, uid, mark)
-        self.memory(key, uid).read_at = snapshot.now.timestamp()
+            # Deleted, and there as if it were not: the store was set back.
+            back = {obj["metadata"]["uid"] for obj in listed if "deletionTimestamp" not in obj["metadata"]}
+            memory.deleted -= back & deleted
+        memory.read_at = self._ticks()
         return self._own(key, snapshot)
+
+    async def read_own(self, key: Key, uid: str) -> None:
+        """Read a PeftJob anew, of which the watch told something else than the API server has."""
+        found = await self._kube.get(PEFTJOBS, *key)
+        if found is None or found["metadata"]["uid"] != uid:
+            self._cache.remove(uid)
+        if found is not None:
+            self._cache.put("peftjobs", key, found)
 
     def _ask(self, key: Key, snapshot: Snapshot, memory: Memory) -> WorkerStatus | None:
         """Return what rank 0 said last, and have it asked again, if it was not a moment ago."""
@@ -151,7 +201,7 @@ class Observer:
         first = next((pod for pod in snapshot.gang() if pod.index == 0 and pod.running and not pod.delete_at), None)
         if first is None:
             return None
-        now, last = snapshot.now.timestamp(), memory.asked_at
+        now, last = self._ticks(), memory.asked_at
         if (memory.asking is None or memory.asking.done()) and (last is None or now - last >= _ASK_SECONDS):
             memory.asked_at = now
             memory.asking = asyncio.create_task(self._ask_now(key, first, memory))

@@ -11,9 +11,9 @@ from peftjob_api.constants import KIND
 
 from . import build
 from .cache import Cache, Key, Object
-from .decide import Action, CreateAttempt, DeleteJob, DeletePeftJob, KillPod, decide, remains
+from .decide import Action, CreateAttempt, DeleteJob, DeletePeftJob, KillPod, RestoreParts, decide, remains
 from .events import announcements, event
-from .kube import CONFIG_MAPS, EVENTS, JOBS, PEFTJOBS, PODS, SERVICES, ApiError, Kube, owner_uid
+from .kube import CONFIG_MAPS, EVENTS, JOBS, PEFTJOBS, PODS, SERVICES, ApiError, Kube, belongs_to, owner_uid
 from .observe import Observer
 from .settings import Settings
 from .snapshot import Refusal, Snapshot
@@ -59,9 +59,8 @@ class Reconciler:
         try:
             changed = await self._kube.patch_status(*key, metadata.resource_version, patch)
         except ApiError as error:
-            if error.status == 404:
-                self._cache.remove(metadata.uid)
             if error.status in (404, 409):
+                await self._observer.read_own(key, metadata.uid)
                 raise Retry from error
             raise
         self._cache.put("peftjobs", key, changed)
@@ -93,11 +92,13 @@ class Reconciler:
                 if await self._kube.delete(JOBS, namespace, job.name, job.uid, propagation="Foreground"):
                     self._observer.memory(key, snapshot.metadata.uid).deleted.add(job.uid)
                 else:
-                    self._cache.remove(job.uid)
+                    await self._observer.reread(key, snapshot)
             case KillPod(pod):
                 log.warning("%s/%s: %s is lost: deleting it by force", *key, pod.where)
                 if not await self._kube.delete(PODS, namespace, pod.name, pod.uid, force=True):
-                    self._cache.remove(pod.uid)
+                    await self._observer.reread(key, snapshot)
+            case RestoreParts():
+                await self._make_parts(snapshot)
             case DeletePeftJob():
                 log.info("%s/%s: its time to live is over", *key)
                 await self._kube.delete(PEFTJOBS, namespace, name, snapshot.metadata.uid)
@@ -107,11 +108,7 @@ class Reconciler:
         metadata, spec = snapshot.metadata, snapshot.spec
         assert spec is not None
         try:
-            strangers = await asyncio.gather(
-                self._kube.ensure(SERVICES, build.service(metadata)),
-                self._kube.ensure(CONFIG_MAPS, build.config_map(metadata, spec)),
-            )
-            foreign: Object | None = next((obj for obj in strangers if obj is not None), None)
+            foreign = await self._make_parts(snapshot)
             if foreign is None:
                 foreign = await self._create_job(key, build.job(metadata, spec, attempt, self._settings))
             refusal = name_conflict(attempt, foreign, metadata.name) if foreign is not None else None
@@ -126,6 +123,16 @@ class Reconciler:
         elif refusal != before:
             raise Retry  # to tell it
 
+    async def _make_parts(self, snapshot: Snapshot) -> Object | None:
+        """Make Service and ConfigMap, or make them what they shall be; return a stranger's that has their name."""
+        metadata, spec = snapshot.metadata, snapshot.spec
+        assert spec is not None
+        strangers = await asyncio.gather(
+            self._kube.ensure(SERVICES, build.service(metadata)),
+            self._kube.ensure(CONFIG_MAPS, build.config_map(metadata, spec)),
+        )
+        return next((obj for obj in strangers if obj is not None), None)
+
     async def _create_job(self, key: Key, job: dict[str, object]) -> Object | None:
         """Create the Job; return a stranger's that has its name. One of ours is there when an answer got lost."""
         try:
@@ -136,7 +143,7 @@ class Reconciler:
             found = await self._kube.get(JOBS, key[0], str(job["metadata"]["name"]))  # type: ignore[index]
             if found is None:
                 raise Retry from error
-            if owner_uid(found) != owner_uid(job):
+            if not belongs_to(found, owner_uid(job)):
                 return found
             made = found
         self._cache.put("jobs", key, made)

@@ -27,6 +27,7 @@ from .status import MAX_COUNT, MAX_MESSAGE
 Kind = Literal["Permanent", "Retryable", "Disruption"]
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 600.0
+LONGEST_PAUSE_SECONDS = 1.25 * _LONGEST_PAUSE
 _LEAST_STRETCH = 10
 _NO_CAUSE = frozenset({ExitCode.DONE, ExitCode.LOST_PEER, ExitCode.INTERRUPTED})
 _DISRUPTED_MARK = "DisruptionTarget"

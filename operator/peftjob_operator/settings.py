@@ -28,7 +28,7 @@ MAX_DISRUPTIONS_WITHOUT_PROGRESS: Final = 10
 
 # What the operator does to the cluster; the chart's rules are held against this list. (group, resource) -> verbs.
 RIGHTS: Final[Mapping[tuple[str, str], frozenset[str]]] = {
-    ("peftjob.io", "peftjobs"): frozenset({"list", "watch", "delete"}),
+    ("peftjob.io", "peftjobs"): frozenset({"list", "watch", "get", "delete"}),
     ("peftjob.io", "peftjobs/status"): frozenset({"patch"}),
     ("batch", "jobs"): frozenset({"list", "watch", "get", "create", "delete"}),
     ("", "pods"): frozenset({"list", "watch", "delete"}),

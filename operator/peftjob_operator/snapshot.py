@@ -20,7 +20,11 @@ Object = Mapping[str, Any]
 
 def parse_time(text: str | None) -> datetime | None:
     """Return an RFC 3339 time, or None where there is none."""
-    return datetime.fromisoformat(text) if text else None
+    try:
+        time = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def format_time(time: datetime) -> str:
@@ -71,6 +75,8 @@ class Pod:
     """What the condition DisruptionTarget says: a drain, an eviction, a preemption, a lost node."""
     delete_at: datetime | None = None
     """When its time to end by itself is over, for a pod that is being deleted."""
+    grace_seconds: float | None = None
+    """That time, from its deletion on."""
 
     @property
     def ended(self) -> bool:
@@ -128,6 +134,7 @@ class Pod:
             failure=_failure(status, every) if status.get("phase") == "Failed" else "",
             disruption=(target.get("message") or target.get("reason") or "disrupted") if target else "",
             delete_at=parse_time(metadata.get("deletionTimestamp")),
+            grace_seconds=metadata.get("deletionGracePeriodSeconds"),
         )
 
 
@@ -157,6 +164,8 @@ class ChildJob:
     failure: str = ""
     """The Job controller's message."""
     deleting: bool = False
+    disowned: bool = False
+    """Whether somebody took its ownerReference away: nobody would collect it."""
 
     @property
     def finished(self) -> bool:
@@ -164,8 +173,8 @@ class ChildJob:
         return self.complete or self.failed
 
     @classmethod
-    def of(cls, obj: Object) -> "ChildJob":
-        """Read a Job object."""
+    def of(cls, obj: Object, owner: str | None = None) -> "ChildJob":
+        """Read a Job object; `owner` is the uid of the PeftJob whose it should be."""
         metadata, holding = obj["metadata"], conditions(obj)
         failure = holding.get("Failed") or holding.get("FailureTarget")
         return cls(
@@ -177,6 +186,7 @@ class ChildJob:
             failed=failure is not None,
             failure=failure.get("message", "") if failure else "",
             deleting="deletionTimestamp" in metadata,
+            disowned=owner is not None and owner not in [o["uid"] for o in metadata.get("ownerReferences") or []],
         )
 
 
@@ -210,6 +220,10 @@ class Snapshot:
     """Uids of pods that a queue took away: of an earlier gang of the same Job."""
     warnings: tuple[str, ...] = ()
     """Messages of the Events about the Job, or about pods that do not start; read only when nothing else tells."""
+    active_for: float | None = None
+    """Seconds for which the gang has been complete, if that was counted."""
+    resynced: bool = False
+    """Whether the children were read anew because it was time to."""
     jitter: float = 0.0
     """In [0, 1): spreads what would happen everywhere at once."""
     raw_status: Object = field(default_factory=dict)
@@ -217,7 +231,15 @@ class Snapshot:
 
     def job(self) -> ChildJob | None:
         """Return the Job of the current attempt."""
-        return next((job for job in self.jobs if job.attempt == (self.status.attempt or 0)), None)
+        attempt = self.status.attempt or 0
+        return next((job for job in self.jobs if job.attempt == attempt and not job.disowned), None)
+
+    def active_seconds(self) -> float:
+        """Return for how long the gang has been complete."""
+        since = parse_time(self.status.active_since)
+        if since is None:
+            return 0.0
+        return max(0.0, (self.now - since).total_seconds()) if self.active_for is None else self.active_for
 
     def gang(self) -> tuple[Pod, ...]:
         """Return the pods of the current gang: what runs between two starts of the current attempt's Job."""

@@ -104,7 +104,8 @@ def progress_is_due(before: Progress | None, new: Progress, now: datetime) -> bo
     if not before.step and new.step:
         return True
     written = parse_time(before.updated_at)
-    return written is None or (now - written).total_seconds() >= PROGRESS_SECONDS
+    # Written in the future: a clock was set back.
+    return written is None or not 0 <= (now - written).total_seconds() < PROGRESS_SECONDS
 
 
 def human_duration(seconds: float) -> str:

@@ -63,7 +63,8 @@ class WorkQueue(Generic[_Key]):
         """Work off the queue, until cancelled.
 
         Args:
-            work: Called with each key; returns the seconds until the key shall come again, if it shall.
+            work: Called with each key; returns the seconds until the key shall come again, if it shall. An error of
+                its may say in `retry_after` how many seconds must pass before it is called again.
             workers: Keys worked on at the same time.
         """
         async with asyncio.TaskGroup() as group:
@@ -84,7 +85,8 @@ class WorkQueue(Generic[_Key]):
                 later = 0.2
             except Exception as error:
                 number = self._failures[key] = self._failures.get(key, 0) + 1
-                later = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** (number - 1))
+                later = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(number - 1, 16))
+                later = max(later, getattr(error, "retry_after", None) or 0.0)
                 # The API server away is no fault of ours: a line, no traceback.
                 log.warning("%s: %s; again in %.1f s", key, error, later, exc_info=not isinstance(error, OSError))
             finally:

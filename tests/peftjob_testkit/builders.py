@@ -195,7 +195,7 @@ def snapshot(
 ) -> Snapshot:
     """Return the snapshot of a PeftJob and its children, so many seconds after `NOW`."""
     own = read_peftjob(job, NOW + timedelta(seconds=now))
-    own = dataclasses.replace(own, jobs=tuple(map(ChildJob.of, jobs)), pods=tuple(map(Pod.of, pods)))
+    own = dataclasses.replace(own, jobs=tuple(ChildJob.of(obj, UID) for obj in jobs), pods=tuple(map(Pod.of, pods)))
     return dataclasses.replace(own, **seen)
 
 

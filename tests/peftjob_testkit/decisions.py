@@ -6,7 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from peftjob_operator.decide import Action, CreateAttempt, Decision, DeleteJob, DeletePeftJob, KillPod, decide
+from peftjob_operator.decide import (
+    Action,
+    CreateAttempt,
+    Decision,
+    DeleteJob,
+    DeletePeftJob,
+    KillPod,
+    RestoreParts,
+    decide,
+)
 
 from .builders import ADAPTER, Object, snapshot
 
@@ -71,6 +80,8 @@ def spell(action: Action) -> str:
             return f"delete {job.name}"
         case KillPod(pod):
             return f"kill {pod.name}"
+        case RestoreParts():
+            return "restore"
         case DeletePeftJob():
             return "delete the PeftJob"
 

@@ -7,12 +7,13 @@ strict where Kubernetes is (resourceVersions, uid preconditions, foreground dele
 import asyncio
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+import random
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, cast
 
 from peftjob_operator.cache import Cache
-from peftjob_operator.kube import CONFIG_MAPS, EVENTS, JOBS, PEFTJOBS, PODS, SERVICES, ApiError, Kube
+from peftjob_operator.kube import ApiError
 from peftjob_operator.observe import Observer
 from peftjob_operator.reconcile import Reconciler
 from peftjob_operator.settings import Settings
@@ -20,15 +21,14 @@ from peftjob_operator.snapshot import format_time
 from peftjob_operator.workers import Workers
 from peftjob_operator.workqueue import Retry
 
+from .api_in_memory import Crash, FakeKube
 from .builders import NAME, NOW, Object, peftjob, worker
 
 KEY = ("default", NAME)
 GRACE_SECONDS = 10
-_KINDS = {PEFTJOBS: "peftjobs", JOBS: "jobs", PODS: "pods"}
-
-
-class Crash(BaseException):
-    """The operator died."""
+_WATCHED = ("peftjobs", "jobs", "pods")
+Change = tuple[str, str, Object | None]
+"""Kind, uid, and the object, or None when it is gone."""
 
 
 class World:
@@ -37,12 +37,20 @@ class World:
     def __init__(self, nodes: int = 2, **spec: Any) -> None:
         self.now: datetime = NOW
         self.nodes = nodes
-        self.objects: dict[str, dict[str, Object]] = {"peftjobs": {}, "jobs": {}, "pods": {}}
-        self.told: list[tuple[str, str, Object | None]] = []
-        """Changes on their way to the operator: kind, uid, the object or None when it is gone."""
+        self.ticks = 0.0
+        """Seconds that passed, whatever clocks say."""
+        self.objects: dict[str, dict[str, Object]] = {kind: {} for kind in (*_WATCHED, "services", "configmaps")}
+        self.watches: list[list[Change]] = []
+        """Changes on their way to each operator."""
+        self.events: list[tuple[str, str, str]] = []
+        """Type, reason and message of the Events that were recorded."""
         self.dead_nodes: set[str] = set()
         self.published = False
-        self._versions = itertools.count(1000)
+        self.has_queue = False
+        """Whether a queue holds every Job back from its creation on."""
+        self.version = 1000
+        """Of the last change."""
+        self._done: set[str] = set()
         self._uids = itertools.count(1)
         self.write("peftjobs", peftjob(workers={"nodes": nodes, "processesPerNode": 1}, **spec))
 
@@ -52,8 +60,8 @@ class World:
         return next(iter(self.objects["peftjobs"].values()))
 
     def status(self) -> Object:
-        """Return the PeftJob's status."""
-        return cast(Object, self.job.get("status", {}))
+        """Return the PeftJob's status; nothing if it is gone."""
+        return cast(Object, self.job.get("status", {}) if self.objects["peftjobs"] else {})
 
     def holds(self, type_: str) -> bool:
         """Tell whether a condition of the PeftJob holds."""
@@ -61,20 +69,51 @@ class World:
 
     def write(self, kind: str, obj: Object) -> Object:
         """Store an object under a new version, and tell the watches."""
-        obj["metadata"]["resourceVersion"] = str(next(self._versions))
+        self.version += 1
+        obj["metadata"]["resourceVersion"] = str(self.version)
         uid = obj["metadata"]["uid"]
         self.objects[kind][uid] = obj
-        self.told.append((kind, uid, copy.deepcopy(obj)))
+        self._tell(kind, uid, obj)
         return copy.deepcopy(obj)
 
     def remove(self, kind: str, uid: str) -> None:
         """Remove an object, and tell the watches."""
+        self.version += 1
         del self.objects[kind][uid]
-        self.told.append((kind, uid, None))
+        self._tell(kind, uid, None)
+
+    def _tell(self, kind: str, uid: str, obj: Object | None) -> None:
+        if kind in _WATCHED:
+            for watch in self.watches:
+                watch.append((kind, uid, copy.deepcopy(obj)))
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        self.ticks += seconds
+        self.now += timedelta(seconds=seconds)
 
     def uid(self) -> str:
         """Return a uid that was never used."""
         return f"uid-{next(self._uids)}"
+
+    def once(self, what: str) -> bool:
+        """Tell whether this was never asked before."""
+        is_new = what not in self._done
+        self._done.add(what)
+        return is_new
+
+    def did(self, what: str) -> bool:
+        """Tell whether `once` was asked of this."""
+        return what in self._done
+
+    def save(self) -> Callable[[], None]:
+        """Return what sets the API server's store back to now, versions and all, without telling any watch."""
+        objects, version = copy.deepcopy(self.objects), self.version
+
+        def restore() -> None:
+            self.objects, self.version = copy.deepcopy(objects), version
+
+        return restore
 
     def living(self) -> list[Object]:
         """Return the pods that have not ended."""
@@ -87,9 +126,22 @@ class World:
         job["metadata"]["generation"] += 1
         self.write("peftjobs", job)
 
+    def delete_peftjob(self) -> None:
+        """Delete the PeftJob, as a user."""
+        self.remove("peftjobs", self.job["metadata"]["uid"])
+
     # --- controllers ----------------------------------------------------------------------------------------------
     def run_job_controller(self) -> None:
         """Make, end and count pods, as the Job controller and the garbage collector do."""
+        for kind in ("jobs", "services", "configmaps"):
+            for uid, obj in list(self.objects[kind].items()):
+                if _owner(obj) and _owner(obj) not in self.objects["peftjobs"]:
+                    if kind != "jobs":
+                        self.remove(kind, uid)
+                    elif "deletionTimestamp" not in obj["metadata"]:
+                        gone = copy.deepcopy(obj)
+                        gone["metadata"]["deletionTimestamp"] = format_time(self.now)
+                        self.write(kind, gone)
         for job in list(self.objects["jobs"].values()):
             pods = [p for p in self.objects["pods"].values() if _owner(p) == job["metadata"]["uid"]]
             conditions = {c["type"] for c in job["status"].get("conditions", [])}
@@ -142,6 +194,7 @@ class World:
         elif "deletionTimestamp" not in pod["metadata"]:
             pod = copy.deepcopy(pod)
             pod["metadata"]["deletionTimestamp"] = format_time(self.now + timedelta(seconds=GRACE_SECONDS))
+            pod["metadata"]["deletionGracePeriodSeconds"] = GRACE_SECONDS
             self.write("pods", pod)
 
     def run_kubelet(self, pod: Object, exit_code: int, message: str) -> None:
@@ -177,111 +230,6 @@ def _owner(obj: Mapping[str, Any]) -> str:
     return next((o["uid"] for o in obj["metadata"].get("ownerReferences", []) if o.get("controller")), "")
 
 
-class FakeKube:
-    """The API server to the operator, which dies before or after the call that a test names."""
-
-    def __init__(self, world: World, on_create: Callable[[Object], None]) -> None:
-        self.world = world
-        self.calls_left: int | None = None
-        """Calls until the operator dies."""
-        self.dies_after = False
-        self.down = False
-        self._on_create = on_create
-
-    def _call(self) -> Iterator[None]:
-        if self.down:
-            raise OSError("no answer")
-        if self.calls_left is not None:
-            self.calls_left -= 1
-        if self.calls_left == 0 and not self.dies_after:
-            raise Crash
-        yield
-        if self.calls_left == 0:
-            raise Crash
-
-    async def list(self, collection: str, namespace: str, **query: str) -> list[Object]:
-        """Return the children, as they are now."""
-        found: list[Object] = []
-        for _ in self._call():
-            if collection != EVENTS:
-                found = copy.deepcopy(list(self.world.objects[_KINDS[collection]].values()))
-        return found
-
-    async def get(self, collection: str, namespace: str, name: str) -> Object | None:
-        """Return an object."""
-        found = None
-        for _ in self._call():
-            objects = self.world.objects[_KINDS[collection]].values()
-            found = copy.deepcopy(next((o for o in objects if o["metadata"]["name"] == name), None))
-        return found
-
-    async def ensure(self, collection: str, obj: Object) -> Object | None:
-        """Make a Service or ConfigMap; nobody here looks at them."""
-        assert collection in (SERVICES, CONFIG_MAPS)
-        for _ in self._call():
-            pass
-        return None
-
-    async def create(self, collection: str, obj: Object) -> Object:
-        """Create a Job."""
-        if collection == EVENTS:
-            return obj
-        for _ in self._call():
-            name = obj["metadata"]["name"]
-            if any(o["metadata"]["name"] == name for o in self.world.objects["jobs"].values()):
-                raise ApiError(409, "AlreadyExists", name)
-            self._on_create(obj)
-            obj = copy.deepcopy(obj)
-            obj["metadata"]["uid"] = self.world.uid()
-            obj["status"] = {}
-            obj = self.world.write("jobs", obj)
-        return obj
-
-    async def patch_status(self, namespace: str, name: str, version: str, patch: Object) -> Object:
-        """Merge a patch into the PeftJob's status."""
-        changed: Object = {}
-        for _ in self._call():
-            job = copy.deepcopy(self.world.job)
-            if job["metadata"]["resourceVersion"] != version:
-                raise ApiError(409, "Conflict", "the object has been modified")
-            job["status"] = merged(job.get("status", {}), patch)
-            changed = self.world.write("peftjobs", job)
-        return changed
-
-    async def delete(
-        self, collection: str, namespace: str, name: str, uid: str, *, propagation: str = "", force: bool = False
-    ) -> bool:
-        """Delete an object; a Job in the foreground."""
-        found = False
-        for _ in self._call():
-            obj = self.world.objects[_KINDS[collection]].get(uid)
-            found = obj is not None
-            if obj is None:
-                continue
-            if collection == PODS:
-                self.world.delete_pod(obj, force=force)
-            elif "deletionTimestamp" not in obj["metadata"]:
-                assert propagation == "Foreground"
-                obj = copy.deepcopy(obj)
-                obj["metadata"]["deletionTimestamp"] = format_time(self.world.now)
-                self.world.write("jobs", obj)
-        return found
-
-
-def merged(target: Object, patch: Mapping[str, Any]) -> Object:
-    """Return the result of a JSON merge patch."""
-    result = dict(target)
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        elif isinstance(value, Mapping):
-            inner = result.get(key)
-            result[key] = merged(inner if isinstance(inner, dict) else {}, value)
-        else:
-            result[key] = value
-    return result
-
-
 class Process:
     """One life of the operator: its memory, and what its watches have told it."""
 
@@ -292,16 +240,20 @@ class Process:
         """How often rank 0 had something to tell."""
         self.kube = FakeKube(world, on_create)
         self._world = world
-        self._seen = {kind: copy.deepcopy(objects) for kind, objects in world.objects.items()}
-        world.told.clear()
-        self.cache = Cache(clock=lambda: world.now.timestamp())
-        kube = cast(Kube, self.kube)
+        self._told: list[Change] = []
+        self._seen: dict[str, dict[str, Object]] = {kind: {} for kind in _WATCHED}
+        world.watches.append(self._told)
+        self.cache = Cache(clock=lambda: world.ticks)
         asked = cast(Workers, workers or _Silent())
-        self.observer = Observer(self.cache, kube, asked, self._wake, lambda: world.now)
-        self._reconciler = Reconciler(Settings("image"), self.cache, kube, self.observer)
-        self._index()
-        for pod in self._seen["pods"].values():
-            self.observer.remember(pod)
+        self.observer = Observer(
+            self.cache, self.kube, asked, self._wake, clock=lambda: world.now, ticks=lambda: world.ticks
+        )
+        self._reconciler = Reconciler(Settings("image"), self.cache, self.kube, self.observer)
+        self.list_anew()
+
+    def end(self) -> None:
+        """Listen no longer: this life is over."""
+        self._world.watches = [watch for watch in self._world.watches if watch is not self._told]
 
     def _wake(self, key: object) -> None:
         assert key == KEY
@@ -309,33 +261,61 @@ class Process:
 
     def _index(self) -> None:
         for kind, objects in self._seen.items():
-            self.cache.attach(kind, {KEY: list(objects.values())})
+            self.cache.attach(kind, {KEY: list(objects.values())} if objects else {})
+
+    def list_anew(self) -> None:
+        """Begin all watches anew, as after 410 Gone: what went meanwhile is not told of."""
+        for kind in _WATCHED:
+            self._seen[kind].update(copy.deepcopy(self._world.objects[kind]))
+        for pod in self._world.objects["pods"].values():
+            self.observer.remember(copy.deepcopy(pod))
+        self._told.clear()
+        self._index()
 
     def tell(self, kind: str | None = None, *, lose_deletions: bool = False) -> None:
         """Deliver what happened, of one kind or all of them; a watch may lose deletions when it begins anew."""
         rest = []
-        for what, uid, obj in self._world.told:
+        for what, uid, obj in self._told:
             if kind not in (None, what):
                 rest.append((what, uid, obj))
             elif obj is not None:
-                self._seen[what][uid] = obj
-                if what == "pods":
-                    self.observer.remember(obj)
+                self._see(what, uid, obj)
             elif not lose_deletions:
                 self._seen[what].pop(uid, None)
-        self._world.told[:] = rest
+        self._told[:] = rest
         self._index()
 
+    def tell_in_disorder(self, chance: random.Random) -> None:
+        """Deliver what happened in any order, some of it twice and some of it not at all."""
+        told = [change for change in self._told for _ in range(chance.choice((0, 1, 1, 2)))]
+        chance.shuffle(told)
+        self._told[:] = told
+        self.tell()
+
+    def _see(self, kind: str, uid: str, obj: Object) -> None:
+        self._seen[kind][uid] = obj
+        if kind == "pods":
+            self.observer.remember(obj)
+
     async def reconcile(self) -> str:
-        """Reconcile once; return what came of it."""
+        """Reconcile once; return what came of it.
+
+        Raises:
+            Crash: It died of a fault.
+        """
+        outcome = "ok"
         try:
             await self._reconciler.reconcile(KEY)
-            await asyncio.sleep(0)  # Events
         except Retry:
-            return "retry"
+            outcome = "retry"
         except (ApiError, OSError) as error:
-            return str(error)
-        return "ok"
+            outcome = str(error)
+        finally:
+            await asyncio.gather(*self._reconciler._telling, return_exceptions=True)  # Events
+            await asyncio.sleep(0)  # what rank 0 says
+        if self.kube.dead:
+            raise Crash
+        return outcome
 
 
 class _Silent:

@@ -5,7 +5,7 @@ list against peftjob_operator.settings. No wildcard, and no Secrets: the operato
 {{- define "peftjob-operator.namespacedRules" -}}
 - apiGroups: [peftjob.io]
   resources: [peftjobs]
-  verbs: [list, watch, delete]
+  verbs: [get, list, watch, delete]
 - apiGroups: [peftjob.io]
   resources: [peftjobs/status]
   verbs: [patch]

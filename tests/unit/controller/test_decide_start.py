@@ -232,13 +232,13 @@ CASES = [
         want_status={"activeSeconds": 100, "activeSince": None},
     ),
     Case(
-        "children without a status (a restored PeftJob) are ended before the first attempt",
+        "a status that somebody cleared is told again from the children",
         peftjob(),
         [child_job(3)],
-        [worker(0, 3)],
-        want_actions=["delete tune-3"],
-        want_state="Restarting",
-        want_status={"attempt": None},
+        [worker(0, 3), worker(1, 3)],
+        want_state="Running",
+        want_conditions={"WorkersReady": ("True", "Running")},
+        want_status={"attempt": 3, "startTime": at(), "activeSince": at()},
     ),
     Case(
         "there is an end to attempts",

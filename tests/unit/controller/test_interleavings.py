@@ -1,15 +1,18 @@
 """Whatever happens between two API calls, and whatever the watches have not told yet: one gang at a time, one end."""
 
 import asyncio
+import os
+import random
 from datetime import timedelta
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from peftjob_testkit.api_in_memory import Crash, Fault
 from peftjob_testkit.builders import ADAPTER, Object
 from peftjob_testkit.decisions import result, word
-from peftjob_testkit.simulation import Crash, Process, World
+from peftjob_testkit.simulation import Process, World
 
 MAX_RESTARTS = 2
 
@@ -42,7 +45,7 @@ class Life(RuleBasedStateMachine):
         assert not self.world.objects["jobs"], "two Jobs at once"
         assert not self.world.living(), "workers of an earlier gang are alive"
         attempt = int(job["metadata"]["labels"]["peftjob.io/attempt"])
-        assert attempt == self.world.status()["attempt"], "made before it was written down"
+        assert attempt == self.world.status().get("attempt", attempt), "made before it was written down"
 
     # --- the operator ---------------------------------------------------------------------------------------------
     @rule(codes=st.lists(st.sampled_from([0, 0, 0, 70, 71, 75]), min_size=4, max_size=4), rounds=st.integers(1, 4))
@@ -59,15 +62,33 @@ class Life(RuleBasedStateMachine):
     def reconcile(self) -> None:
         self.loop.run_until_complete(self.process.reconcile())
 
-    @rule(calls=st.integers(1, 6), after=st.booleans())
-    def reconcile_and_die(self, calls: int, after: bool) -> None:
-        self.process.kube.calls_left, self.process.kube.dies_after = calls, after
+    @rule(call=st.integers(0, 5), fault=st.sampled_from(Fault))
+    def reconcile_and_meet_a_fault(self, call: int, fault: Fault) -> None:
+        kube = self.process.kube
+        kube.faults = {len(kube.calls) + call: fault}
         try:
             self.loop.run_until_complete(self.process.reconcile())
         except Crash:
             pass
         finally:
-            self.process = Process(self.world, self.on_create)
+            kube.faults = {}
+            if fault in (Fault.DIES_BEFORE, Fault.DIES_AFTER):
+                self.process.end()
+                self.process = Process(self.world, self.on_create)
+
+    @rule(seed=st.integers(0, 99))
+    def two_operators_reconcile_at_once(self, seed: int) -> None:
+        chance = random.Random(seed)
+        both = [self.process, Process(self.world, self.on_create)]
+        for process in both:
+            process.kube.turns = lambda: chance.randrange(3)
+
+        async def reconcile() -> None:
+            await asyncio.gather(*(process.reconcile() for process in both))
+
+        self.loop.run_until_complete(reconcile())
+        self.process.kube.turns = lambda: 0
+        both[1].end()
 
     @rule()
     def reconcile_without_an_api_server(self) -> None:
@@ -83,9 +104,21 @@ class Life(RuleBasedStateMachine):
     def a_watch_begins_anew_and_loses_deletions(self, kind: str) -> None:
         self.process.tell(kind, lose_deletions=True)
 
+    @rule()
+    def the_watches_begin_anew(self) -> None:
+        self.process.list_anew()
+
+    @rule(seed=st.integers(0, 99))
+    def the_watches_tell_in_disorder(self, seed: int) -> None:
+        self.process.tell_in_disorder(random.Random(seed))
+
+    @rule(hours=st.sampled_from([-1, 1]))
+    def the_clocks_are_set(self, hours: int) -> None:
+        self.world.now += timedelta(hours=hours)
+
     @rule(seconds=st.sampled_from([1, 5, 30, 70, 700]))
     def time_passes(self, seconds: int) -> None:
-        self.world.now += timedelta(seconds=seconds)
+        self.world.wait(seconds)
 
     # --- the cluster ----------------------------------------------------------------------------------------------
     @rule()
@@ -112,6 +145,27 @@ class Life(RuleBasedStateMachine):
     @rule(suspend=st.booleans())
     def a_user_suspends_or_resumes(self, suspend: bool) -> None:
         self.world.spec(suspend=suspend)
+
+    @rule(restarts=st.integers(1, MAX_RESTARTS))
+    def a_user_changes_what_may_change(self, restarts: int) -> None:
+        self.world.spec(maxRestarts=restarts)
+
+    @precondition(lambda self: self.end is None)
+    @rule()
+    def somebody_clears_the_status(self) -> None:
+        self.world.write("peftjobs", {**self.world.job, "status": {}})
+        self.highest = 0
+
+    @rule()
+    def somebody_takes_the_owners_away(self) -> None:
+        for kind in ("jobs", "services", "configmaps"):
+            for obj in list(self.world.objects[kind].values()):
+                self.world.write(kind, {**obj, "metadata": {**obj["metadata"], "ownerReferences": []}})
+
+    @rule(kind=st.sampled_from(["services", "configmaps"]))
+    def somebody_deletes_a_part(self, kind: str) -> None:
+        for uid in list(self.world.objects[kind]):
+            self.world.remove(kind, uid)
 
     @rule()
     def somebody_deletes_the_job(self) -> None:
@@ -154,21 +208,26 @@ class Life(RuleBasedStateMachine):
             for job in list(self.world.objects["jobs"].values()):
                 if job["spec"].get("suspend"):
                     self.world.write("jobs", {**job, "spec": {**job["spec"], "suspend": False}})
-            self.process.tell()
+            self.process.list_anew()
             self.loop.run_until_complete(self.process.reconcile())
             self.holds()
             self.world.run_node_controller()
             self.world.run_job_controller()
             for pod in list(self.world.objects["pods"].values()):
                 self.world.run_kubelet(pod, 0, result())
-            self.world.now += timedelta(seconds=11)
+            self.world.wait(11)
             if self.end and not self.world.living():
                 break
         assert self.end is not None, f"no end: {self.world.status()}"
         assert not self.world.living(), "workers outlived their job"
 
 
+EXAMPLES = int(os.environ.get("PEFTJOB_EXAMPLES", "60"))
 Life.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=EXAMPLES,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize=True,
 )
-TestLife = pytest.mark.timeout(120)(Life.TestCase)
+TestLife = pytest.mark.timeout(120 + 2 * EXAMPLES)(Life.TestCase)

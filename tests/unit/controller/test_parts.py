@@ -15,9 +15,9 @@ from peftjob_operator.events import Announcement, announcements, event
 from peftjob_operator.restart import Cause, Reach, Record, judge, pause
 from peftjob_operator.settings import Settings
 from peftjob_operator.status import human_duration, merge_patch, progress_is_due, with_condition
+from peftjob_testkit.api_in_memory import merged
 from peftjob_testkit.builders import NOW, Object, applied, at, child_job, peftjob, snapshot, worker
 from peftjob_testkit.decisions import result
-from peftjob_testkit.simulation import merged
 
 JSON = st.recursive(
     st.booleans() | st.integers(0, 3) | st.sampled_from("ab"),

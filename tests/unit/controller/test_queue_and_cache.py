@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from peftjob_operator import workqueue
 from peftjob_operator.cache import Cache
+from peftjob_operator.kube import ApiError
 from peftjob_operator.workqueue import Retry, WorkQueue
 from peftjob_testkit.builders import UID, Object, child_job, worker
 
@@ -87,7 +88,28 @@ def test_a_list_says_nothing_about_another_owners_children(cache: Cache, index: 
     assert versions(cache) == ["3"]
 
 
-def test_a_uid_never_comes_back(cache: Cache, index: dict[object, object]) -> None:
+def test_a_store_that_is_set_back_is_believed(cache: Cache, index: dict[object, object], clock: Clock) -> None:
+    cache.put("jobs", KEY, versioned(900))
+    cache.remove("j")
+    cache.remove("other")
+    cache.replace("jobs", KEY, [versioned(5)], UID, cache.mark("jobs", KEY))
+    assert versions(cache) == ["5"], "it is listed again"
+    cache.put("jobs", KEY, versioned(900))
+    index[KEY] = [versioned(6)]
+    assert versions(cache) == ["900"], "an older state from the watch"
+    clock.now = 151
+    assert versions(cache) == ["6"], "no watch is that late"
+
+
+def test_a_list_from_before_a_deletion_brings_nothing_back(cache: Cache) -> None:
+    cache.put("jobs", KEY, versioned(9))
+    mark = cache.mark("jobs", KEY)
+    cache.remove("j")
+    cache.replace("jobs", KEY, [versioned(9)], UID, mark)
+    assert versions(cache) == []
+
+
+def test_a_uid_that_is_gone_is_not_put_back_by_an_answer(cache: Cache, index: dict[object, object]) -> None:
     index[KEY] = [versioned(1)]
     cache.remove("j")
     cache.put("jobs", KEY, versioned(99))
@@ -202,6 +224,35 @@ async def test_failures_back_off_and_are_forgotten_after_a_success(
     assert pauses[2] >= 0.04
     assert queue._failures == {}
     assert [bool(record.exc_info) for record in caplog.records] == [False, True, True], "which failures were traced"
+
+
+async def test_an_error_may_ask_for_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workqueue, "FIRST_BACKOFF", 0.001)
+    queue, times = WorkQueue[str](), list[float]()
+
+    def work(key: str) -> None:
+        times.append(asyncio.get_running_loop().time())
+        if len(times) == 1:
+            raise ApiError(429, "TooManyRequests", "", retry_after=0.1)
+
+    queue.add("a")
+    await work_off(queue, work, 0.4)
+    assert len(times) == 2
+    assert times[1] - times[0] >= 0.1
+
+
+async def test_a_failure_that_lasts_for_days_is_still_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workqueue, "LONGEST_BACKOFF", 0.001)
+    queue, seen = WorkQueue[str](), list[str]()
+    queue._failures["a"] = 5000
+
+    def work(key: str) -> None:
+        seen.append(key)
+        raise OSError("no answer")
+
+    queue.add("a")
+    await work_off(queue, work, 0.1)
+    assert len(seen) > 1
 
 
 async def test_work_that_met_an_old_state_is_done_again_soon_and_counts_no_failure() -> None:

@@ -8,6 +8,7 @@ from peftjob_api import Reason, WorkerStatus
 from peftjob_operator.kube import ApiError
 from peftjob_operator.reconcile import name_conflict, refusal_of
 from peftjob_operator.snapshot import Pod
+from peftjob_testkit.api_in_memory import Fault
 from peftjob_testkit.builders import NAME, Object
 from peftjob_testkit.decisions import result
 from peftjob_testkit.simulation import Process, World
@@ -93,10 +94,10 @@ async def test_a_job_is_deleted_once_though_the_watch_is_behind(world: World, pr
     await process.reconcile()
     (job,) = world.objects["jobs"].values()
     version = job["metadata"]["resourceVersion"]
-    calls = process.kube.calls_left = 100
+    calls = list(process.kube.calls)
     process.tell("peftjobs")
     await process.reconcile()
-    assert process.kube.calls_left == calls, "something was asked or done again"
+    assert process.kube.calls == calls, "something was asked or done again"
     assert job["metadata"]["resourceVersion"] == version
 
 
@@ -105,6 +106,62 @@ async def test_a_status_told_from_an_old_state_is_not_written(world: World, proc
     assert await process.reconcile() == "retry"
     assert not world.status()
     assert not world.objects["jobs"]
+
+
+async def test_a_watch_that_is_stuck_costs_one_read(world: World, process: Process) -> None:
+    await until(world, process, "Running")
+    world.spec(maxRestarts=9)
+    world.spec(suspend=True)  # the watch tells neither
+    for pod in list(world.objects["pods"].values()):
+        world.run_kubelet(pod, 70, "")
+    process.tell("pods")
+    before = len(process.kube.calls)
+    assert await process.reconcile() == "retry"
+    assert process.kube.calls[before:].count("GET peftjobs") == 1
+    assert await process.reconcile() == "ok"
+    assert world.status()["state"] == "Suspended"
+
+
+async def test_a_deletion_that_met_a_conflict_is_tried_again(world: World, process: Process) -> None:
+    await until(world, process, "Running")
+    world.spec(suspend=True)
+    process.tell()
+    process.kube.faults[len(process.kube.calls) + 1] = Fault.CONFLICT
+    await process.reconcile()
+    (job,) = world.objects["jobs"].values()
+    assert "deletionTimestamp" not in job["metadata"]
+    await process.reconcile()
+    (job,) = world.objects["jobs"].values()
+    assert "deletionTimestamp" in job["metadata"]
+
+
+async def test_parts_that_somebody_deleted_come_back_while_a_gang_starts(world: World, process: Process) -> None:
+    await process.reconcile()
+    world.run_job_controller()
+    for kind in ("services", "configmaps"):
+        world.objects[kind].clear()
+    process.tell()
+    await process.reconcile()
+    world.wait(61)
+    await process.reconcile()
+    assert [len(world.objects[kind]) for kind in ("services", "configmaps")] == [1, 1]
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_a_clock_that_is_set_changes_nothing_of_a_deadline(hours: int) -> None:
+    world = World(1, activeDeadlineSeconds=60)
+    process = Process(world)
+    await until(world, process, "Running")
+    await process.reconcile()
+    world.wait(20)
+    world.now += timedelta(hours=hours)
+    process.tell()
+    await process.reconcile()
+    assert world.status()["state"] == "Running"
+    world.wait(41)
+    await process.reconcile()
+    assert world.status()["state"] == "Failed"
+    assert world.status()["activeSeconds"] == 61
 
 
 async def test_no_answer_from_the_api_server_changes_nothing(world: World, process: Process) -> None:
@@ -123,7 +180,7 @@ async def test_a_missed_deletion_is_noticed_within_a_minute(world: World, proces
     process.tell(lose_deletions=True)
     await process.reconcile()
     assert world.status()["state"] == "Running"
-    world.now += timedelta(seconds=61)
+    world.wait(61)
     await process.reconcile()
     assert world.status()["disruptions"] == 1
 
@@ -154,7 +211,7 @@ async def test_no_reconcile_waits_for_a_worker(world: World) -> None:
     assert process.woken == 1
     await process.reconcile()
     assert world.status()["progress"]["display"] == "1/9"
-    world.now += timedelta(seconds=11)
+    world.wait(11)
     await process.reconcile()
     await asyncio.sleep(0.01)
     await process.reconcile()
@@ -175,7 +232,7 @@ async def test_what_rank_0_of_an_earlier_gang_said_is_not_told_of_this_one(world
         await process.reconcile()
     assert world.status()["attempt"] == 2
     slow.gate.clear()
-    world.now += timedelta(seconds=5)
+    world.wait(5)
     await until(world, process, "Running")
     await asyncio.sleep(0)
     assert "progress" not in world.status()

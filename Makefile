@@ -121,6 +121,10 @@ samples: setup  ## run the samples on the two-node cluster, against their bases 
 samples-local: setup  ## train the samples on this machine, as `make samples` does on the cluster
 	PYTHONPATH=tests $(PY) -m samples.run $(if $(FOUR),--four-fields) $(subst $(comma), ,$(ONLY))
 
+.PHONY: samples-few
+samples-few: setup  ## 64 labelled examples: a job of defaults against full fine-tuning, text and image (ONLY=image)
+	PYTHONPATH=tests $(PY) -m samples.few_labels $(subst $(comma), ,$(ONLY))
+
 DEVICE ?= cpu
 .PHONY: bench
 bench: setup $(if $(filter cuda,$(DEVICE)),,tools-api)  ## loading, traffic, saving and steps against HF Trainer, DeepSpeed and peft (DEVICE=cuda; root)

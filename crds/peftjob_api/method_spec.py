@@ -58,7 +58,8 @@ class MethodSpec(ApiModel):
     `pvc://CLAIM/PATH` or `file:///PATH`, as a PeftJob or peft itself wrote it. Its method, settings and shapes must be
     those of this job. For LoRA with its default initialisation."""
     lora: LoRAMethod | None = None
-    """lora holds the settings of the method `LoRA`. Default: rank 16 on all linear modules."""
+    """lora holds the settings of the method `LoRA`. Default: rank 16 on all linear modules; a
+    smaller one for up to 200 examples (docs/choosing.md)."""
     adalora: AdaLoRAMethod | None = None
     """adalora holds the settings of the method `AdaLoRA`."""
     vera: VeRAMethod | None = None

@@ -60,7 +60,7 @@ class TrainingSpec(ApiModel):
     """How long, how fast, how precisely."""
 
     epochs: Annotated[float, Field(gt=0, le=10000)] | None = None
-    """epochs is the number of passes over the training data. Default, unless maxSteps is set: 3, or up to 20 where the
+    """epochs is the number of passes over the training data. Default, unless maxSteps is set: 3, or up to 75 where the
     examples are few, 1 where they are very many (docs/choosing.md)."""
     max_steps: Annotated[int, Field(ge=1, le=INT32_MAX)] | None = None
     """maxSteps is the number of optimiser steps, instead of epochs."""

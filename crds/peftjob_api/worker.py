@@ -134,6 +134,8 @@ class ResolvedInfo(WireModel):
 
     method: Annotated[str, StringConstraints(max_length=64)]
     """method that adapts the base model."""
+    rank: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    """rank of the method's matrices, where it has one."""
     precision: Annotated[str, StringConstraints(max_length=16)]
     """precision of the frozen model and the computation."""
     max_length: Annotated[int, Field(ge=1, le=2**31 - 1)]

@@ -10,6 +10,8 @@ from typing import Any, Final, Literal
 
 import torch
 from peftjob_api import PeftJobSpec, ResolvedInfo
+from peftjob_api.low_rank_methods import LoRAMethod
+from peftjob_api.method_spec import MethodSpec
 from peftjob_api.prompt_methods import PROMPT_METHODS
 from peftjob_api.task_spec import RankingTask, TaskSpec
 from peftjob_api.training_spec import TrainingSpec
@@ -46,8 +48,11 @@ _FEW, _USUAL, _MANY = 2_000, 10_000, 50_000
 _EPOCHS: Final = 3.0
 _LEAST_STEPS, _MOST_STEPS = 300, 20_000
 """Few examples are seen more often, up to `_MOST_EPOCHS`; of very many not all are seen more than once."""
-_MOST_EPOCHS: Final = 20.0
-
+_MOST_EPOCHS: Final = 75.0
+_SCARCE: Final = 200
+"""Examples up to which LoRA's rank is small enough to train less than 2 % of a base."""
+_WIDTH_PER_RANK: Final = 75
+"""Of all linear modules of a transformer layer, a rank trains about 1.5 / width of the parameters."""
 
 _WIDTHS: Final = ("hidden_size", "d_model", "n_embd")
 _POSITIONS: Final = ("max_position_embeddings", "n_positions")
@@ -113,7 +118,7 @@ def fit_length(spec: PeftJobSpec, facts: Facts) -> PeftJobSpec:
 
 
 def resolve(spec: PeftJobSpec, facts: Facts, examples: int | None) -> ResolvedSpec:
-    """Return the spec with a batch size, a learning rate and a length of training.
+    """Return the spec with a batch size, a learning rate, a length of training, and a rank for few examples.
 
     Args:
         spec: Of the job; what it says stays.
@@ -129,7 +134,8 @@ def resolve(spec: PeftJobSpec, facts: Facts, examples: int | None) -> ResolvedSp
         epochs = _epochs(examples, batch)
     wire = {**training.to_wire(), "batchSize": batch, "learningRate": rate}
     chosen = ResolvedTraining.model_validate(wire if epochs is None else {**wire, "epochs": epochs})
-    return ResolvedSpec.model_construct(**{**dict(spec), "training": chosen, "task": _task(spec.task, facts)})
+    more = {"training": chosen, "task": _task(spec.task, facts), "method": _method(spec.method, facts, examples)}
+    return ResolvedSpec.model_construct(**{**dict(spec), **more})
 
 
 def told_of(spec: ResolvedSpec, precision: torch.dtype) -> ResolvedInfo:
@@ -149,6 +155,7 @@ def told_of(spec: ResolvedSpec, precision: torch.dtype) -> ResolvedInfo:
         max_length=spec.dataset.max_length,
         precision="BF16" if precision == torch.bfloat16 else "FP32",
         method=spec.method.type,
+        rank=getattr(spec.method.settings, "rank", None),
     )
 
 
@@ -158,6 +165,18 @@ def _task(task: TaskSpec, facts: Facts) -> TaskSpec:
     if task.type != "Ranking" or ranking.pooling != "Auto":
         return task
     return task.model_copy(update={"ranking": ranking.model_copy(update={"pooling": facts.pooling})})
+
+
+def _method(method: MethodSpec, facts: Facts, examples: int) -> MethodSpec:
+    """Return LoRA of a smaller rank for few examples, if nothing is said of it."""
+    if method.type != "LoRA" or method.lora is not None or method.init_from is not None or examples > _SCARCE:
+        return method
+    usual = LoRAMethod()
+    rank = 2 ** int(math.log2(max(1.0, facts.width / _WIDTH_PER_RANK)))
+    if rank >= usual.rank:
+        return method
+    scaled = LoRAMethod(rank=rank, alpha=usual.alpha * rank / usual.rank)
+    return method.model_copy(update={"lora": scaled})
 
 
 def _batch(examples: int) -> int:

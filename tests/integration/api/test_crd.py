@@ -52,6 +52,7 @@ STATUS = PeftJobStatus(
     ),
     resolved=ResolvedInfo(
         method="LoRA",
+        rank=16,
         precision="BF16",
         max_length=1024,
         batch_size=32,

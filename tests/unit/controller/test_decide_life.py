@@ -8,6 +8,7 @@ GANG = [worker(0), worker(1)]
 PLAN = {"shardGroup": "Full", "ranks": 2, "baseParameters": 10, "baseBytesPerRank": 20, "trainableParameters": 1}
 RESOLVED = {
     "method": "LoRA",
+    "rank": 16,
     "precision": "FP32",
     "maxLength": 64,
     "batchSize": 16,

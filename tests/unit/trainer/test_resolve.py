@@ -8,6 +8,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from peftjob_api import PeftJobSpec
+from peftjob_api.low_rank_methods import LoRAMethod
 from peftjob_api.method_spec import MethodSpec
 from peftjob_api.task_spec import RankingTask, TaskSpec
 from peftjob_trainer.resolve import Facts, fit_length, read_facts, resolve, told_of
@@ -34,7 +35,8 @@ def spec(method: str = "LoRA", max_length: int = 1024, **training: Any) -> PeftJ
 @pytest.mark.parametrize(
     ("examples", "given", "want"),
     [
-        (64, {}, (16, 20.0)),
+        (64, {}, (16, 75.0)),
+        (20, {}, (16, 75.0)),
         (500, {}, (16, 10.0)),
         (1_600, {}, (16, 3.0)),
         (10_000, {}, (32, 3.0)),
@@ -42,13 +44,14 @@ def spec(method: str = "LoRA", max_length: int = 1024, **training: Any) -> PeftJ
         (1_000_000, {}, (64, 1.28)),
         (10_000_000, {}, (64, 1.0)),
         (None, {}, (32, 3.0)),
-        (64, {"batchSize": 8}, (8, 20.0)),
+        (64, {"batchSize": 8}, (8, 38.0)),
         (64, {"epochs": 2}, (16, 2.0)),
         (64, {"maxSteps": 7}, (16, None)),
-        (64, {"microBatchSize": 24}, (24, 20.0)),
+        (64, {"microBatchSize": 24}, (24, 75.0)),
     ],
     ids=[
-        "64 labelled examples are seen twenty times",
+        "64 labelled examples are seen until there were 300 steps",
+        "twenty, not more often",
         "hundreds, until there were 300 steps",
         "thousands, three times",
         "tens of thousands in larger batches",
@@ -72,6 +75,49 @@ def test_batch_and_epochs(examples: int | None, given: dict[str, Any], want: tup
 def test_a_wider_model_learns_in_smaller_steps(width: int, want: float) -> None:
     assert resolve(spec(), Facts(width, None), 100).training.learning_rate == want
     assert resolve(spec(learningRate=0.01), Facts(width, None), 100).training.learning_rate == 0.01
+
+
+@pytest.mark.parametrize(
+    ("examples", "width", "method", "want"),
+    [
+        (64, 128, {}, 1),
+        (64, 384, {}, 4),
+        (200, 768, {}, 8),
+        (64, 8192, {}, 16),
+        (64, 32, {}, 1),
+        (201, 128, {}, 16),
+        (None, 128, {}, 16),
+        (64, 128, {"lora": {}}, 16),
+        (64, 128, {"lora": {"rank": 32}}, 32),
+        (64, 128, {"initFrom": "s3://adapters/before"}, 16),
+    ],
+    ids=[
+        "few examples and a narrow base",
+        "few examples and a small base",
+        "few examples and one of usual width",
+        "few examples and a wide base",
+        "never none",
+        "more examples",
+        "nothing is known of the data",
+        "settings that are given, though empty",
+        "a rank that is given",
+        "an adapter to continue from",
+    ],
+)
+def test_few_examples_train_few_parameters(examples: int | None, width: int, method: dict[str, Any], want: int) -> None:
+    said = spec()
+    said = said.model_copy(update={"method": MethodSpec.model_validate({"type": "LoRA", **method})})
+    resolved = resolve(said, Facts(width, None), examples)
+    settings = resolved.method.settings
+    assert isinstance(settings, LoRAMethod)
+    assert settings.rank == want == told_of(resolved, torch.float32).rank
+    assert settings.alpha == (32 if method else 2 * want)
+
+
+def test_only_lora_gets_a_rank_by_the_data() -> None:
+    assert resolve(spec("IA3"), Facts(128, None), 64).method == spec("IA3").method
+    assert told_of(resolve(spec("IA3"), WIDE, 64), torch.float32).rank is None
+    assert told_of(resolve(spec("AdaLoRA"), WIDE, 64), torch.float32).rank == 8
 
 
 def test_preferences_are_learned_in_far_smaller_steps() -> None:
@@ -132,5 +178,6 @@ def test_the_status_tells_it() -> None:
         "batchSize": 16,
         "microBatchSize": 8,
         "learningRate": 5e-4,
-        "epochs": 20.0,
+        "epochs": 75.0,
+        "rank": 16,
     }

@@ -54,6 +54,7 @@ ENV_CPU_LIMIT: Final = "PEFTJOB_CPU_LIMIT"  # downward API, whole cores rounded 
 ENV_MEMORY_LIMIT: Final = "PEFTJOB_MEMORY_LIMIT"  # downward API, bytes
 ENV_TERMINATION_PATH: Final = "PEFTJOB_TERMINATION_PATH"
 ENV_LOG_FORMAT: Final = "PEFTJOB_LOG_FORMAT"
+ENV_HANG_SECONDS: Final = "PEFTJOB_HANG_SECONDS"  # set by users, in workers.podTemplate: see docs/failure-modes.md
 
 # Objects at the output prefix.
 MANIFEST_NAME: Final = "manifest.json"

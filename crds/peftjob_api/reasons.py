@@ -31,6 +31,7 @@ class Reason(StrEnum):
     SUPERSEDED = "Superseded"
     INTERRUPTED = "Interrupted"
     LOST_PEER = "LostPeer"
+    HANG = "Hang"
     INTERNAL_ERROR = "InternalError"
 
     # Found by the operator, in pods, events, and the API server's answers.

@@ -140,7 +140,7 @@ def answered(folder: Path, name: str) -> Any:
 class Launched:
     """A `python -m peftjob_trainer.launch job.yaml` in work, or ended."""
 
-    def __init__(self, folder: Path, job: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, job: dict[str, Any], environment: dict[str, str]) -> None:
         import yaml
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,12 @@ class Launched:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "peftjob_trainer.launch", str(file)],
                 # Work folders of launchers that a test kills go with the test's own.
-                env={**ENVIRONMENT, "PEFTJOB_TERMINATION_PATH": str(self.termination), "TMPDIR": str(folder)},
+                env={
+                    **ENVIRONMENT,
+                    "PEFTJOB_TERMINATION_PATH": str(self.termination),
+                    "TMPDIR": str(folder),
+                    **environment,
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -184,7 +189,7 @@ class Launched:
         return found
 
 
-Launch = Callable[[Path, dict[str, Any]], Launched]
+Launch = Callable[..., Launched]
 
 
 @pytest.fixture(scope="session")
@@ -192,8 +197,8 @@ def launch() -> Any:
     """Return a function that starts a launcher; what is left is killed at the end."""
     started: list[Launched] = []
 
-    def start(folder: Path, job: dict[str, Any]) -> Launched:
-        started.append(Launched(folder, job))
+    def start(folder: Path, job: dict[str, Any], **environment: str) -> Launched:
+        started.append(Launched(folder, job, environment))
         return started[-1]
 
     yield start

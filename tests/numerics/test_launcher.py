@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -247,6 +248,26 @@ def test_a_killed_rank_ends_the_others_and_is_named(
     assert last["status"]["checkpoint"]["step"] == last["status"]["step"], "rank 0 saved what was done"
 
 
+SOON = {constants.ENV_HANG_SECONDS: "20"}
+"""No sign of life for a quarter of this is a hang."""
+
+
+def test_a_stopped_rank_is_named_and_ends_the_others(
+    launch: Launch, job: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """Rank 0, which holds the store over which the others would hear of it."""
+    launched = launch(tmp_path, job(training=LONG), **SOON)
+    wait_for_step(launched, 5)
+    os.kill(launched.ranks()[0], signal.SIGSTOP)
+    assert launched.wait(60) == 70, launched.log
+    last = launched.last_word()
+    assert (last["reason"], last["rank"]) == ("Hang", 1)
+    assert "rank 0 answers no more: its process or its node is stopped or starved" in last["message"]
+    assert "Current thread" in launched.log, "the stacks of what waited"
+    assert "in forward_backward" in launched.log or "in reduce" in launched.log or "in sum" in launched.log
+    assert launched.ranks() == {}
+
+
 def test_ranks_die_with_a_killed_launcher(launch: Launch, job: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     launched = launch(tmp_path, job(training=LONG))
     wait_for_step(launched, 1)
@@ -258,6 +279,11 @@ def test_ranks_die_with_a_killed_launcher(launch: Launch, job: Callable[..., dic
     while any(Path(f"/proc/{pid}/cmdline").exists() and alive(pid) for pid in ranks):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def alive(pid: int) -> bool:
@@ -303,6 +329,7 @@ def start_pod(
         [sys.executable, "-c", POD.format(ports=ports)],
         env={
             **ENVIRONMENT,
+            **SOON,
             "GLOO_SOCKET_IFNAME": "lo",
             constants.ENV_RUN_CONFIG: str(config),
             constants.ENV_NODE_RANK: str(node),
@@ -340,6 +367,34 @@ def test_pods_that_see_different_data_end_before_they_train(
         last = json.loads((tmp_path / f"termination-1-{node}").read_text())
         assert last["reason"] == "DatasetDiffers"
         assert "node 1 has read other train data than node 0" in last["message"]
+
+
+def test_a_pod_that_freezes_is_named_by_the_others_and_ends_when_told(
+    job: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """All its processes at once, as on a node that stands still; then its rank only, as the Job controller ends it."""
+    spec = {**job()["spec"], "workers": {"nodes": 2, "processesPerNode": 1}}
+    spec["training"] = {**spec["training"], **LONG}
+    config = tmp_path / "run.json"
+    identity = JobIdentity(namespace="team", name="tiny", uid="uid-3")
+    config.write_text(RunConfig.of(identity, PeftJobSpec.model_validate(spec)).to_json())
+    ports = free_port(), free_port()
+    pods = [start_pod(tmp_path, config, node, 1, ports) for node in (0, 1)]
+    assert pods[0].stdout is not None
+    while "step 5/" not in (line := pods[0].stdout.readline()):
+        assert line, "it has ended"
+    (rank,) = children(pods[1].pid)
+    for pid in (pods[1].pid, rank):
+        os.kill(pid, signal.SIGSTOP)
+    log = pods[0].communicate(timeout=60)[0]
+    assert pods[0].returncode == 70, log
+    last = json.loads((tmp_path / "termination-1-0").read_text())
+    assert (last["reason"], last["rank"]) == ("Hang", 0)
+    assert f"no sign of life from rank 1 (on {socket.gethostname()}) in step " in last["message"]
+    os.kill(pods[1].pid, signal.SIGCONT)
+    os.kill(pods[1].pid, signal.SIGTERM)
+    log = pods[1].communicate(timeout=15)[0]
+    assert pods[1].returncode in (71, 75), log
 
 
 def test_two_pods_train_as_the_operator_starts_them(job: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ _CODES: dict[Reason, ExitCode] = {
     Reason.SUPERSEDED: ExitCode.INTERRUPTED,
     Reason.INTERRUPTED: ExitCode.INTERRUPTED,
     Reason.LOST_PEER: ExitCode.LOST_PEER,
+    Reason.HANG: ExitCode.INTERNAL,
     Reason.INTERNAL_ERROR: ExitCode.INTERNAL,
 }
 

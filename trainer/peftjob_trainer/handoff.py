@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from peftjob_api import RunConfig, TerminationMessage, parse_worker_json
+from peftjob_api import RunConfig, TerminationMessage, WorkerStatus, parse_worker_json
+
+from .exits import TrainerError
 
 # As torchrun names them.
 RANK: Final = "RANK"
@@ -88,6 +90,14 @@ def write_outcome(work: Path, rank: int, outcome: TerminationMessage) -> None:
     temporary = path.with_suffix(".part")
     temporary.write_text(outcome.to_json(), encoding="utf-8")
     temporary.replace(path)
+
+
+def write_failure(work: Path, rank: int, failure: TrainerError, status: WorkerStatus | None) -> None:
+    """Leave why a rank failed."""
+    outcome = TerminationMessage(
+        reason=failure.reason, message=failure.message, exit_code=failure.code, rank=rank, status=status
+    )
+    write_outcome(work, rank, outcome)
 
 
 def read_outcome(work: Path, rank: int) -> TerminationMessage | None:

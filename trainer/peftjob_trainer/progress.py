@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from .history import EvalRecord, StepRecord
 from .report import duration
+from .watchdog import Pulse
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class Progress:
         self._json = log_format == "JSON"
         self._log_every = log_every
         self._status = WorkerStatus(attempt=attempt)
+        self.pulse = Pulse()
+        """For the watchdog."""
         self._lock = threading.Lock()
         self._training_since: float | None = None
         self._first_step = 0
@@ -55,6 +58,12 @@ class Progress:
     def phase(self, phase: Phase) -> None:
         """Enter a phase."""
         self._set(phase=phase)
+        self.pulse.phase = phase
+        self.pulse.beat()
+
+    def beat(self) -> None:
+        """Tell the watchdog that the main thread got on."""
+        self.pulse.beat()
 
     def plan(self, plan: PlanInfo) -> None:
         """Tell how the base lies on the ranks."""
@@ -75,6 +84,9 @@ class Progress:
 
     def step(self, record: StepRecord, total_steps: int) -> None:
         """Tell of a finished step."""
+        self.pulse.step = record.step
+        self.pulse.paces.append(record.seconds)
+        self.pulse.beat()
         now = time.monotonic()
         eta = None
         if self._training_since is None:

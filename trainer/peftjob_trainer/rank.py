@@ -13,7 +13,7 @@ import traceback
 from peftjob_api import ExitCode, Reason, TerminationMessage
 
 from .failures import explain
-from .handoff import Go, Place, die_with_parent, end_process, log_to_stdout, write_outcome
+from .handoff import Go, Place, die_with_parent, end_process, log_to_stdout, write_failure, write_outcome
 
 
 def rank_main() -> int:
@@ -41,14 +41,7 @@ def rank_main() -> int:
         failure = explain(error)
         if failure is not error:
             traceback.print_exc()
-        outcome = TerminationMessage(
-            reason=failure.reason,
-            message=failure.message,
-            exit_code=failure.code,
-            rank=place.rank,
-            status=progress.status if progress else None,
-        )
-        write_outcome(go.work, place.rank, outcome)
+        write_failure(go.work, place.rank, failure, progress.status if progress else None)
         return int(failure.code)
     if adapter is not None:
         outcome = TerminationMessage(

@@ -104,6 +104,7 @@ class Ranks:
         """Pass SIGTERM on: a rank that trains finishes its step, any other one ends at once."""
         self.told_to_stop = self.told_to_stop or time.monotonic()
         self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)  # one that somebody has stopped would not hear of it
 
     def kill(self) -> None:
         """End all that are left."""

@@ -32,7 +32,7 @@ from .data import Splits, load_once, load_splits
 from .data_report import SplitReport
 from .exits import TrainerError
 from .failures import explain
-from .handoff import ADAPTER_FOLDER, Go, Place
+from .handoff import ADAPTER_FOLDER, Go, Place, end_process, write_failure
 from .history import History
 from .merging import Merge, writers
 from .methods import Method, method_of, trainable
@@ -51,6 +51,7 @@ from .storage.uris import parse
 from .tasks import packing, task_of
 from .train import Run, evaluate_split, train
 from .usage import USAGE_NAME, Usage
+from .watchdog import Watchdog, hang_seconds
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
     Raises:
         TrainerError: For everything that is foreseen.
     """
+    least = hang_seconds(os.environ)
     device = choose_device(go.run.spec, place)
     precision = choose_precision(go.run.spec, device)
     quiet_libraries()
@@ -94,6 +96,7 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
     inputs = Inputs(go.model, pad_of(processor), precision, splits, processor)
     demand = estimate(spec, inputs) if place.rank == 0 else None
     store = connect(place, device)
+    watchdog = Watchdog(place.rank, place.world, store, progress.pulse, partial(leave, go, place, progress), least)
     check_same(splits, device, spec.workers.ranks_per_node)
     option = settle(spec, demand, inputs, store, device, ranks_here(go))
     groups = open_groups(option.group, topology_of(spec))
@@ -128,6 +131,7 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
         history = train(loop)
         if splits.test is not None:
             evaluate_split(loop, history, "test")
+        watchdog.stop()
         checkpoints.close()
         if claim is None:
             store.wait([_TRAINED_KEY], COLLECTIVE_TIMEOUT)  # rank 0 may still be in the last collective
@@ -149,6 +153,7 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
         if merge is not None:
             merge.finish()
     except Exception as error:
+        watchdog.stop()
         checkpoints.abandon()
         failure = explain(error)
         if claim is not None and (go.releases_claim or failure.code in PERMANENT):
@@ -159,6 +164,12 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
     progress.phase("Done")
     log.info("published %s: %.2f MB, sha256 of manifest.json %s", adapter.uri, adapter.size_bytes / 1e6, adapter.sha256)
     return adapter
+
+
+def leave(go: Go, place: Place, progress: Progress, failure: TrainerError) -> None:
+    """End this process at once, with a last word for the launcher."""
+    write_failure(go.work, place.rank, failure, progress.status)
+    end_process(failure.code)
 
 
 def choose_device(spec: PeftJobSpec, place: Place) -> torch.device:

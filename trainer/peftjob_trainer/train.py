@@ -145,12 +145,14 @@ def forward_backward(run: Run, step: int, batch: list[Sample]) -> torch.Tensor:
     supervised = max(1, sum(run.task.count(example) for example in batch))
     total = penalise(run)
     for micro, (_, tensors) in enumerate(run.batching.micro_batches(batch)):
+        run.progress.beat()
         reseed(run.spec.training.seed, step, micro, dist.get_rank())
         with run.sharded.autocast():
             loss, _ = run.task.loss_sum(run.sharded.model, tensors)
         loss = loss / supervised
         run.sharded.backward(loss)
         total += loss.detach()
+    run.progress.beat()
     return total
 
 
@@ -185,6 +187,7 @@ def check_told(run: Run, step: int) -> None:
 
     Its peers notice that it is gone; what is trained does not change meanwhile.
     """
+    run.progress.beat()
     if run.interrupted():
         raise TrainerError(Reason.INTERRUPTED, f"told to stop (SIGTERM): ended after step {step}, in its evaluation")
 
@@ -199,7 +202,7 @@ def evaluate_split(run: Run, history: History, split: str) -> EvalRecord:
     before = run.progress.status.phase
     run.progress.phase("Evaluating")
     step = history.steps[-1].step if history.steps else 0
-    check = partial(check_told, run, step) if split == "validation" else lambda: None
+    check = partial(check_told, run, step) if split == "validation" else run.progress.beat
     metrics = evaluate(run.sharded, run.batching, examples, check)
     generate = run.spec.training.evaluation.generate if run.spec.training.evaluation else None
     if generate is not None:

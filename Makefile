@@ -60,7 +60,7 @@ test-numerics: setup  ## our loop against one rank, two ranks and HF Trainer
 .PHONY: test-pairs
 test-pairs: setup  ## every method with every task that it goes with, on two ranks over a partitioned base
 	mkdir -p $(REPORTS)
-	PEFTJOB_ALL_PAIRS=1 $(PYTEST) tests/numerics/test_pairs.py --timeout=3600 --junitxml=$(REPORTS)/pairs.xml
+	PEFTJOB_ALL_PAIRS=1 $(PYTEST) tests/numerics/test_pairs.py tests/numerics/test_resume.py --timeout=5400 --junitxml=$(REPORTS)/pairs.xml
 
 .PHONY: test-integration
 test-integration: setup tools-api  ## against a real API server and a real S3 server

@@ -1,12 +1,12 @@
-"""What PeftJob costs beside today's stack (HF Trainer, DeepSpeed ZeRO-3, peft): loading, traffic, saving, steps.
+"""What PeftJob costs beside today's stack (HF Trainer, DeepSpeed ZeRO-3, peft), from loading to saving.
 
 Usage: bench.py [--only PARTS] [--quick] [--rounds N] [--device cpu|cuda] [--models FOLDER] [--json FILE]
 
-The parts are `load`, `reads`, `traffic` and `steps`. Each runs ours and theirs on the same models, data, seeds and
-versions, in turns and in fresh processes, and holds what it counts against a bar. Counts carry over to other machines,
-times do not: they stand as ratios. With `--device cuda` other parts run, on one accelerator: `agreement` with the CPU,
-and one for each model, which `--models` keeps (18 GB in all). `--quick` checks the bench itself, on small models and
-with one round: its ratios of times mean nothing.
+The parts are `load`, `reads`, `traffic`, `steps` and `checkpoints`. Each but the last runs ours and theirs on the same
+models, data, seeds and versions, in turns and in fresh processes, and holds what it counts against a bar. Counts carry
+over to other machines, times do not: they stand as ratios. With `--device cuda` other parts run, on one accelerator:
+`agreement` with the CPU, and one for each model, which `--models` keeps (18 GB in all). `--quick` checks the bench
+itself, on small models and with one round: its ratios of times mean nothing.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import agreement
+import checkpoints
 import device as device_part
 import load
 import reads
@@ -39,6 +40,7 @@ def parts(device: str, rounds: int, models: Path | None, *, quick: bool) -> dict
         "reads": lambda folder: reads.measure(folder, quick=quick),
         "traffic": lambda folder: traffic.measure(folder, quick=quick),
         "steps": lambda folder: steps.measure(folder, rounds, quick=quick),
+        "checkpoints": lambda folder: checkpoints.measure(folder, rounds, quick=quick),
     }
 
 

@@ -153,28 +153,28 @@ def run_name(row: Row, precision: str, task: str = "CausalLM") -> str:
     return f"{row.name} {task} {precision}"
 
 
-def write(folder: Path) -> dict[str, dict[str, Any]]:
+def write(folder: Path, examples: int = EXAMPLES) -> dict[str, dict[str, Any]]:
     """Write models and data into a folder; return name of a run -> PeftJob."""
     tiny.write_llama(folder / "llama", layers=1, spread=SPREAD)
     tiny.write_llama(folder / "tied", layers=1, tied=True, spread=SPREAD)
     tiny.write_gpt2(folder / "gpt2")
     tiny.write_bert(folder / "bert", layers=1, spread=SPREAD)
-    tiny.write_completions(folder / "completions.jsonl", EXAMPLES)
+    tiny.write_completions(folder / "completions.jsonl", examples)
     tiny.write_completions(folder / "unseen-completions.jsonl", 9, seed=8)
-    tiny.write_classified(folder / "classes.jsonl", EXAMPLES)
+    tiny.write_classified(folder / "classes.jsonl", examples)
     tiny.write_classified(folder / "unseen-classes.jsonl", 9, seed=5)
     tiny.write_t5(folder / "t5")
     tiny.write_bart(folder / "bart")
-    tiny.write_translations(folder / "translations.jsonl", EXAMPLES)
+    tiny.write_translations(folder / "translations.jsonl", examples)
     tiny.write_translations(folder / "unseen-translations.jsonl", 9)
-    tiny.write_tagged(folder / "tags.jsonl", EXAMPLES)
+    tiny.write_tagged(folder / "tags.jsonl", examples)
     tiny.write_tagged(folder / "unseen-tags.jsonl", 9, seed=8)
     tiny.write_vit(folder / "vit", spread=SPREAD)
-    tiny.write_pictures(folder / "images.jsonl", EXAMPLES)
+    tiny.write_pictures(folder / "images.jsonl", examples)
     tiny.write_pictures(folder / "unseen-images.jsonl", 9, seed=5)
-    tiny.write_preferences(folder / "preferences.jsonl", EXAMPLES)
+    tiny.write_preferences(folder / "preferences.jsonl", examples)
     tiny.write_preferences(folder / "unseen-preferences.jsonl", 9, seed=10)
-    tiny.write_matches(folder / "matches.jsonl", EXAMPLES)
+    tiny.write_matches(folder / "matches.jsonl", examples)
     tiny.write_matches(folder / "unseen-matches.jsonl", 9, seed=12)
     runs = [(row, precision, "CausalLM") for row in ROWS for precision in PRECISIONS]
     runs += [(OF_METHOD[method], precision, task) for method, task, precision in PAIRS]

@@ -1,121 +1,54 @@
-"""A run that was stopped twice is the run that never stopped: to the bit on as many ranks, to rounding on others."""
+"""A run that was stopped again and again is the run that never was: to the bit on as many ranks, to rounding on others.
+
+Without PEFTJOB_ALL_PAIRS=1 only some pairs of a method and a task are looked at; see `resumed.pairs`.
+"""
 
 import json
-import random
+import math
+import os
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
-import tiny
+import resumed
 import torch
-from conftest import Results, run_ranks
+from conftest import PATIENCE, Results, run_ranks
+from resumed import ATTEMPTS, EVALUATED, EXAMPLES, STEPS, output_of
 
-STEPS = 30
 LOSSES = 1e-4
-EXACT = ("dropout", "adalora", "prompt", "head-and-best", "modules-whole")
-
-
-IN_AN_EVALUATION = [4, 12, None]
-"""Stops of a run that evaluates after every four steps: whether one is due is asked before each step and batch."""
-
-
-def plan(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return name of a run -> its PeftJob, less output and workers."""
-    lora = {"type": "LoRA", "lora": {"rank": 4, "dropout": 0.3}}
-    adalora = {"rank": 2, "initialRank": 4, "allocateEverySteps": 3, "orthogonality": 0.05, "dropout": 0.1}
-    clm = {"model": "llama", "kind": "CausalLM", "train": "completions.jsonl"}
-    cls = {"model": "bert", "kind": "SequenceClassification", "train": "classes.jsonl"}
-    evaluation = {"everySteps": 4, "metric": "Loss"}
-    return {
-        EXACT[0]: tiny.job(folder, **clm, method=lora, training={"maxSteps": STEPS, "microBatchSize": 4}),
-        EXACT[1]: tiny.job(
-            folder,
-            **clm,
-            method={"type": "AdaLoRA", "adalora": adalora},
-            training={"maxSteps": STEPS, "learningRate": 1e-2},
-            sharding="Replicate",
-        ),
-        EXACT[2]: tiny.job(
-            folder,
-            **clm,
-            method={"type": "PromptTuning", "promptTuning": {"virtualTokens": 8}},
-            training={"maxSteps": STEPS, "learningRate": 0.2},
-        ),
-        # Its best step comes before the last one; it is stopped while it evaluates, too.
-        EXACT[3]: tiny.job(
-            folder,
-            **cls,
-            method=lora,
-            training={"maxSteps": STEPS, "learningRate": 0.03, "schedule": "Constant", "evaluation": evaluation},
-            dataset={"validation": f"file://{folder}/validation.jsonl"},
-            sharding="Replicate",
-        ),
-        EXACT[4]: tiny.job(
-            folder, **clm, method={**lora, "modulesToSave": ["norm", "lm_head"]}, training={"maxSteps": STEPS}
-        ),
-        "moved": tiny.job(folder, **clm, training={"maxSteps": STEPS}),
-    }
-
-
-def placed(body: dict[str, Any], output: Path, **spec: Any) -> dict[str, Any]:
-    """Return a job with an output, and workers of its own."""
-    return {**body, "spec": {**body["spec"], "output": {"uri": f"file://{output}"}, **spec}}
-
-
-def stops(job: dict[str, Any], chance: random.Random) -> list[int | None]:
-    """Return how often each of three attempts asks whether it is to stop before it is."""
-    if "evaluation" in job["spec"]["training"]:
-        return IN_AN_EVALUATION
-    first = chance.randrange(2, STEPS // 2)
-    return [first, chance.randrange(1, STEPS - first - 3), None]
+EVERY = os.environ.get("PEFTJOB_ALL_PAIRS") == "1"
+PAIRS = resumed.pairs(every=EVERY)
+MOVED = resumed.moved(every=EVERY)
+WORLDS = {"alone": 1, "together": 2, "in threes": 3}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("resume")
-    tiny.write_llama(made / "llama", spread=0.1)
-    tiny.write_bert(made / "bert", spread=0.1)
-    tiny.write_completions(made / "completions.jsonl", 45)
-    tiny.write_classified(made / "classes.jsonl", 45)
-    tiny.write_classified(made / "validation.jsonl", 21, seed=5)
-    return made
+    return tmp_path_factory.mktemp("resume")
 
 
 @pytest.fixture(scope="module")
 def runs(folder: Path) -> dict[str, list[Results]]:
-    """Return name of a set of runs -> their results on each rank, done one after the other."""
-    jobs, chance = plan(folder), random.Random(20)
-    one = {"workers": {"processesPerNode": 1}, "sharding": "Replicate"}
-    moved, out = jobs.pop("moved"), folder / "moved"
-    sets: list[tuple[str, int, dict[str, Any]]] = [
-        ("alone", 1, {
-            "straight": {"job": placed(moved, folder / "straight", **one), "stops": [None]},
-            "moved": {"job": placed(moved, out, **one), "stops": [8]},
-        }),
-        ("together", 2, {
-            "moved": {"job": placed(moved, out), "stops": [7]},
-            **{name: {"job": placed(job, folder / name), "stops": [None]} for name, job in jobs.items()},
-            **{f"{name}-stopped": {"job": placed(job, folder / f"{name}-stopped"), "stops": stops(job, chance)}
-               for name, job in jobs.items()},
-        }),
-        ("alone again", 1, {"moved": {"job": placed(moved, out, **one), "stops": [None]}}),
-    ]  # fmt: skip
+    """Return name of a set of runs -> their results on each rank; the sets are done one after the other."""
     results = {}
-    for name, world, planned in sets:
+    for name, planned in resumed.write(folder, every=EVERY).items():
         (folder / f"{name}.json").write_text(json.dumps(planned))
-        run_ranks("resuming.py", [str(folder), name], folder, world)
-        results[name] = [torch.load(folder / f"{name}-{world}-{rank}.pt") for rank in range(world)]
+        run_ranks("resuming.py", [str(folder), name], folder, WORLDS[name], PATIENCE + 20 * len(planned))
+        results[name] = [torch.load(folder / f"{name}-{WORLDS[name]}-{rank}.pt") for rank in range(WORLDS[name])]
     return results
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", [*PAIRS, EVALUATED])
 def test_a_stopped_run_is_bitwise_the_one_that_never_stopped(
     name: str, runs: dict[str, list[Results]], folder: Path
 ) -> None:
-    for rank, results in enumerate(runs["together"]):
-        straight, stopped = results[name], results[f"{name}-stopped"]
-        assert stopped["started after"][0] == 0
-        assert 0 < stopped["started after"][1] < stopped["started after"][2] < STEPS, "it was stopped twice"
+    for results in runs["together"]:
+        straight, stopped = results[f"exact {name}, straight"], results[f"exact {name}"]
+        begun = stopped["started after"]
+        assert begun == sorted(begun)
+        assert begun[0] == 0
+        assert len(set(begun)) > 1, "it went on at least once"
+        assert len(begun) == (3 if name == EVALUATED else ATTEMPTS)
         assert len(straight["losses"]) == STEPS
         assert len(set(straight["losses"])) > STEPS // 2, "the losses tell steps from each other"
         assert stopped["losses"] == straight["losses"]
@@ -123,41 +56,56 @@ def test_a_stopped_run_is_bitwise_the_one_that_never_stopped(
         assert stopped["evaluations"] == straight["evaluations"]
         assert stopped["adapter"].keys() == straight["adapter"].keys()
         assert all(torch.equal(tensor, straight["adapter"][n]) for n, tensor in stopped["adapter"].items())
-        if rank == 0:
-            told = [f"ended after step {step}, " in word and "saved as " in word for step, word in
-                    zip(stopped["started after"][1:], stopped["words"], strict=False)]  # fmt: skip
-            assert told == [True, True]
-    files = [folder / which / "adapter_model.safetensors" for which in (name, f"{name}-stopped")]
+    files = [output_of(folder, f"exact {name}{end}") / "adapter_model.safetensors" for end in (", straight", "")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.parametrize("name", [*PAIRS, EVALUATED])
+def test_who_is_told_to_stop_loses_no_step_and_who_dies_those_since_the_last_checkpoint(
+    name: str, runs: dict[str, list[Results]], folder: Path
+) -> None:
+    run = runs["together"][0][f"exact {name}"]
+    words, begun = run["words"], run["started after"]
+    for word, step in zip(words[:-1], begun[1:], strict=True):
+        assert word == "died" or (f"ended after step {step}, " in word and "saved as " in word)
+    assert words[-1] == "done"
+    assert ("died" in words) == (name != EVALUATED)
+    assert not (output_of(folder, f"exact {name}") / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("name", [*PAIRS, EVALUATED])
+def test_every_sample_is_seen_once_in_each_epoch(name: str, runs: dict[str, list[Results]]) -> None:
+    batches = math.ceil(EXAMPLES / 16)
+    seen = [results[f"exact {name}"]["samples"] for results in runs["together"]]
+    for epoch in range(STEPS // batches):
+        steps = range(epoch * batches + 1, (epoch + 1) * batches + 1)
+        counts = Counter(sample for rank in seen for step in steps for sample in rank[step])
+        assert counts == dict.fromkeys(range(EXAMPLES), 1)
+
+
 def test_a_stop_in_an_evaluation_loses_no_step(runs: dict[str, list[Results]]) -> None:
-    run = runs["together"][0]["head-and-best-stopped"]
+    run = runs["together"][0][f"exact {EVALUATED}"]
     assert run["started after"][1] == 4
     assert "ended after step 4, in its evaluation, saved as " in run["words"][0]
     assert [r["step"] for r in run["evaluations"] if r["split"] == "validation"] == [*range(4, STEPS, 4), STEPS]
 
 
 def test_the_best_step_survives_a_stop(runs: dict[str, list[Results]]) -> None:
-    run = runs["together"][0]["head-and-best-stopped"]
+    run = runs["together"][0][f"exact {EVALUATED}"]
     losses = {record["step"]: record["metrics"]["loss"] for record in run["evaluations"]}
     best = min(losses, key=losses.__getitem__)
     assert best < run["started after"][-1], "else the last attempt would have found it by itself"
 
 
-def test_other_ranks_and_shard_groups_go_on_to_rounding(runs: dict[str, list[Results]]) -> None:
-    """One rank, then two with the base in halves, then one again."""
-    assert [runs[name][0]["moved"]["started after"] for name in ("alone", "together", "alone again")] == [
-        [0],
-        [9],
-        [17],
-    ]
-    straight, moved = runs["alone"][0]["straight"]["losses"], runs["alone again"][0]["moved"]["losses"]
-    assert moved == pytest.approx(straight, rel=LOSSES)
-    assert len(moved) == STEPS
-
-
-def test_nothing_is_left_at_the_output(runs: dict[str, list[Results]], folder: Path) -> None:
-    for name in ("moved", *(f"{name}-stopped" for name in EXACT)):
-        assert not (folder / name / "checkpoints").exists()
-        assert (folder / name / "manifest.json").exists()
+@pytest.mark.parametrize("name", MOVED)
+def test_other_ranks_and_shard_groups_go_on_to_rounding(name: str, runs: dict[str, list[Results]]) -> None:
+    """One rank, then two with the base in halves, then three with the base in thirds."""
+    begun = [runs[gang][0][f"moved {name}"]["started after"] for gang in WORLDS]
+    assert [len(each) for each in begun] == [1, 1, 1]
+    assert begun == sorted(begun)
+    assert begun[1][0] > 0
+    straight, moved = (
+        runs[gang][0][f"moved {name}{end}"] for gang, end in (("alone", ", straight"), ("in threes", ""))
+    )
+    assert moved["losses"] == pytest.approx(straight["losses"], rel=LOSSES)
+    assert len(moved["losses"]) == STEPS

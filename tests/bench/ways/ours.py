@@ -30,7 +30,7 @@ from kit.process import (
     resident_memory,
 )
 from kit.servers import counted
-from peftjob_api import PeftJob, PlanInfo, RunConfig
+from peftjob_api import CheckpointInfo, PeftJob, PlanInfo, RunConfig
 from peftjob_trainer import session
 from peftjob_trainer.handoff import Go, Place
 from peftjob_trainer.history import StepRecord
@@ -54,6 +54,8 @@ class Watched(Progress):
         self.marks = Marks(meeting)
         """From the beginning of training on."""
         self.taken: dict[str, Any] = {}
+        self.checkpoints: list[int] = []
+        """Bytes of each in the volume."""
         self._collectives = collectives
 
     def phase(self, phase: Phase) -> None:
@@ -69,6 +71,12 @@ class Watched(Progress):
         """See `Progress.plan`."""
         super().plan(plan)
         self.taken["plan"] = plan.to_wire()
+
+    def checkpoint(self, info: CheckpointInfo) -> None:
+        """See `Progress.checkpoint`."""
+        super().checkpoint(info)
+        files = Path(info.uri.removeprefix("file://")).iterdir()
+        self.checkpoints.append(sum(file.stat().st_size for file in files))
 
     def step(self, record: StepRecord, total_steps: int) -> None:
         """See `Progress.step`."""
@@ -140,6 +148,7 @@ def one(job: dict[str, Any], place: Place, meeting: Meeting, collectives: Collec
         **watched.taken,
         "seconds": [b - a for a, b in pairwise(watched.marks.ends)],
         "losses": watched.losses,
+        "checkpoints": watched.checkpoints,
         "wires": [wires, *watched.marks.wires],
         "within": collectives.within,
         "across": collectives.across,

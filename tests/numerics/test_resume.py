@@ -19,6 +19,8 @@ LOSSES = 1e-4
 EVERY = os.environ.get("PEFTJOB_ALL_PAIRS") == "1"
 PAIRS = resumed.pairs(every=EVERY)
 MOVED = resumed.moved(every=EVERY)
+pytestmark = pytest.mark.timeout(5400 if EVERY else 1800)
+"""The first test waits for all runs."""
 WORLDS = {"alone": 1, "together": 2, "in threes": 3}
 
 

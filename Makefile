@@ -79,6 +79,11 @@ test-faults: setup $(if $(CLUSTER_PLANS)$(CLUSTER_TIMES),cluster-up,tools-api)  
 	  $(if $(TIMES),--times $(TIMES)) $(if $(CLUSTER_PLANS),--cluster-plans $(CLUSTER_PLANS)) \
 	  $(if $(CLUSTER_TIMES),--cluster-times $(CLUSTER_TIMES)) --logs $(REPORTS)/faults
 
+MINUTES ?= 120
+.PHONY: soak
+soak: setup tools-api  ## small jobs with faults for MINUTES=120; memory of operator and trainer, and what is left (root)
+	PYTHONPATH=$(CURDIR)/tests:$(CURDIR)/tests/cluster $(PY) -m faults.soak --minutes $(MINUTES)
+
 .PHONY: test
 test:  ## everything: lint, unit, numerics, integration, e2e
 	bash tests/all.sh $(REPORTS)

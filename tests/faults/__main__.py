@@ -15,9 +15,10 @@ from .cluster_hand import FAULTS, ClusterHand
 from .drive import Driver, Ground, Hand, Outcome, run_undisturbed
 from .lab import Lab
 from .machines import enter_own_network
-from .plans import SAVED_EVERY, Moment, Plan, draw
-from .report import Row, all_bars, bars, faults_table, last_line, plan_line, timed_plans, times
-from .two_nodes import STRETCH, TwoNodes
+from .plans import SAVED_EVERY, Fault, Moment, Plan, draw
+from .report import Row, all_bars, bars, faults_table, last_line, plan_line
+from .timed import DOCS, group, timed_plans, times_table, with_table
+from .two_nodes import TwoNodes
 
 SPARE_MACHINES = 3
 
@@ -32,6 +33,8 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=0, help="how often each fault is timed in the lab")
     parser.add_argument("--cluster-plans", type=int, default=0, help="on the two-node cluster, which must be up")
     parser.add_argument("--cluster-times", type=int, default=0, help="how often each fault is timed there")
+    parser.add_argument("--timed", nargs="*", default=(), help="faults to time, such as KILL_RANK; all unless given")
+    parser.add_argument("--docs", action="store_true", help="write what was timed there into docs/failure-modes.md")
     parser.add_argument("--logs", type=Path, help="folder for the logs of plans that went wrong")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -46,7 +49,8 @@ def main() -> int:
         plans = [draw(seed, FAULTS, (Moment.STEP, Moment.START)) for seed in seeds]
         with TwoNodes() as cluster:
             hand = ClusterHand(cluster)
-            rows += carry_out("cluster", cluster, hand, plans, timed_plans(given.cluster_times), 1, given.logs)
+            timed = timed_plans(given.cluster_times, [Fault[name] for name in given.timed])
+            rows += carry_out("cluster", cluster, hand, plans, timed, 1, given.logs, docs=given.docs)
     print(all_bars(rows))
     print(last_line(rows))
     return 0 if all(row.met for row in rows if row.met is not None) else 1
@@ -60,13 +64,16 @@ def carry_out(
     timed: Sequence[Plan],
     at_once: int,
     logs: Path | None,
+    *,
+    docs: bool = False,
 ) -> list[Row]:
     """Carry plans out, several at once, print each as it ends, and tables; return the bars."""
     began = time.monotonic()
     shapes = sorted({plan.shape for plan in (*plans, *timed)}, key=str)
-    measures = {s: run_undisturbed(ground, hand, Plan(-1 - n, s, (), 0)) for n, s in enumerate(shapes)}
-    print(f"{where}: {len(shapes)} undisturbed runs after {time.monotonic() - began:.0f} s", flush=True)
     pool = ThreadPoolExecutor(at_once)
+    undisturbed = [Plan(-1 - number, shape, (), 0) for number, shape in enumerate(shapes)]
+    measures = dict(zip(shapes, pool.map(lambda plan: run_undisturbed(ground, hand, plan), undisturbed), strict=True))
+    print(f"{where}: {len(shapes)} undisturbed runs after {time.monotonic() - began:.0f} s", flush=True)
     outcomes: list[Outcome] = []
     try:
         running = {pool.submit(Driver(ground, hand, p).run, measures[p.shape]): p for p in (*plans, *timed)}
@@ -90,7 +97,12 @@ def carry_out(
         rows += bars(where, own)
     if timed:
         others = [outcome for outcome in outcomes if outcome.plan in timed]
-        rows += times(where, others, SAVED_EVERY * (STRETCH if where == "cluster" else 1))
+        found = group(others)
+        print(f"{where}: from a fault to the first new step\n{times_table(found)}")
+        for times in found:
+            rows += times.bars(where, SAVED_EVERY * ground.jobs.stretch)
+        if docs:
+            DOCS.write_text(with_table(DOCS.read_text(), found))
     return rows
 
 

@@ -2,16 +2,18 @@
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
+from typing import TypeVar
 
 from peftjob_cluster.control_plane import API_SERVER
 from peftjob_cluster.kube import ApiError
 
-from .jobs import Jobs
+from .drive import MissedError
+from .jobs import Jobs, Worker
 from .kubelet import LabWorker
 from .lab import Lab
 from .plans import Fault, Plan, Strike
@@ -19,6 +21,7 @@ from .pod import TEMPORARY
 from .processes import send
 
 End = Callable[[], None]
+T = TypeVar("T")
 
 
 class LabHand:
@@ -33,7 +36,7 @@ class LabHand:
         self._starter = ThreadPoolExecutor(1)
 
     def strike(self, plan: Plan, strike: Strike) -> End | None:
-        """Hit a job; a strike whose target is not there hits nothing."""
+        """Hit a job; see `Hand`."""
         match strike.fault:
             case Fault.SUSPEND:
                 return suspend(self._lab.jobs, plan)
@@ -48,12 +51,11 @@ class LabHand:
             case Fault.DELETE_POD | Fault.DRAIN:
                 take_away(self._lab.jobs, plan, strike)
                 return None
-        workers = self._lab.running(plan.name)
-        return self._hit(workers[strike.target % len(workers)], strike) if workers else None
+        return self._hit(chosen(self._lab.running(plan.name), strike), strike)
 
     def _hit(self, worker: LabWorker, strike: Strike) -> End | None:
         """Strike at a worker that runs."""
-        launcher, *ranks = worker.processes() or [0]
+        launcher, *ranks = processes_of(worker)
         rank = ranks[strike.target // 2 % len(ranks)] if ranks else launcher
         match strike.fault:
             case Fault.KILL_RANK:
@@ -92,9 +94,9 @@ class LabHand:
 
         return come_back
 
-    def _kill_operator(self) -> End | None:
+    def _kill_operator(self) -> End:
         if not self._operator.acquire(blocking=False):
-            return None  # it is dead already
+            raise MissedError("it is dead already")
         self._lab.operator.kill()
 
         def start() -> None:
@@ -128,25 +130,48 @@ def suspend(jobs: Jobs, plan: Plan) -> End:
 def take_away(jobs: Jobs, plan: Plan, strike: Strike) -> None:
     """Delete or drain one of a job's pods."""
     pods = [p for p in jobs.pods(plan.name) if p["status"].get("phase") in ("Pending", "Running")]
-    if not pods:
-        return
-    name = pods[strike.target % len(pods)]["metadata"]["name"]
-    with suppress(ApiError):  # it went meanwhile
+    name = chosen(pods, strike)["metadata"]["name"]
+    try:
         if strike.fault is Fault.DRAIN:
             jobs.evict(name)
         else:
             jobs.delete_pod(name)
+    except ApiError as error:
+        raise MissedError(f"{name} went meanwhile") from error
 
 
-def _fill(launcher: int, folder: Path) -> End | None:
+def chosen(targets: Sequence[T], strike: Strike) -> T:
+    """Return the one that a strike hits.
+
+    Raises:
+        MissedError: There is none.
+    """
+    if not targets:
+        raise MissedError("nothing of the job runs")
+    return targets[strike.target % len(targets)]
+
+
+def processes_of(worker: Worker) -> list[int]:
+    """Return a worker's processes, the launcher first.
+
+    Raises:
+        MissedError: It has ended.
+    """
+    found = worker.processes()
+    if not found:
+        raise MissedError(f"{worker.name} has ended")
+    return found
+
+
+def _fill(launcher: int, folder: Path) -> End:
     """Fill a pod's temporary files to the last byte, as it sees them."""
     path = Path(f"/proc/{launcher}/root{folder}/filler")
     try:
         with path.open("wb", buffering=0) as file, suppress(OSError):
             while True:
                 file.write(bytes(2**20))
-    except OSError:
-        return None  # it ended meanwhile
+    except OSError as error:
+        raise MissedError("it ended meanwhile") from error
 
     def clear() -> None:
         with suppress(OSError):

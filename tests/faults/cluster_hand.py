@@ -6,7 +6,7 @@ from typing import Final
 from peftjob_cluster import lifecycle, network
 from peftjob_cluster.network import NODES
 
-from .carry_out import End, suspend, take_away
+from .carry_out import End, chosen, processes_of, suspend, take_away
 from .plans import Fault, Plan, Strike
 from .processes import send
 from .two_nodes import LOST, PodWorker, TwoNodes
@@ -34,7 +34,7 @@ class ClusterHand:
         self._ground = ground
 
     def strike(self, plan: Plan, strike: Strike) -> End | None:
-        """Hit a job; a strike whose target is not there hits nothing."""
+        """Hit a job; see `Hand`."""
         match strike.fault:
             case Fault.SUSPEND:
                 return suspend(self._ground.jobs, plan)
@@ -48,10 +48,10 @@ class ClusterHand:
         workers = self._ground.running(plan.name)
         if strike.fault in (Fault.NODE_DIES, Fault.NODE_VANISHES, Fault.CUT_NETWORK):
             workers = [worker for worker in workers if worker.where == LOST]
-        return self._hit(workers[strike.target % len(workers)], strike) if workers else None
+        return self._hit(chosen(workers, strike), strike)
 
     def _hit(self, worker: PodWorker, strike: Strike) -> End | None:
-        launcher, *ranks = worker.processes() or [0]
+        launcher, *ranks = processes_of(worker)
         rank = ranks[strike.target // 2 % len(ranks)] if ranks else launcher
         match strike.fault:
             case Fault.KILL_RANK:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final, Protocol
 
+from peftjob_api import Reason
+
 from .jobs import Jobs, Object, Worker, status_text
 from .judging import End, Trained, judge, trained
 from .plans import Moment, Plan, Strike
@@ -19,7 +21,7 @@ _ENDING_SECONDS: Final = 120.0
 _ENDS_WITHIN_SECONDS: Final = 6.0
 """A gang that still trains so long after a strike was not ended by it."""
 _LOOK_SECONDS: Final = 0.05
-_WATCH_SECONDS: Final = 0.3
+_WATCH_SECONDS: Final = 0.5
 _STEP: Final = re.compile(r"step (\d+)/\d+ ")
 _RESUMED: Final = re.compile(r"going on after step (\d+),")
 
@@ -46,11 +48,19 @@ class Ground(Protocol):
         ...
 
 
+class MissedError(Exception):
+    """A strike found nothing to hit: its target had ended a moment before."""
+
+
 class Hand(Protocol):
     """Carries strikes out there."""
 
     def strike(self, plan: Plan, strike: Strike) -> Callable[[], None] | None:
-        """Hit a job; return what ends the strike, if it lasts."""
+        """Hit a job; return what ends the strike, if it lasts.
+
+        Raises:
+            MissedError: What it is to hit is not there.
+        """
         ...
 
 
@@ -93,6 +103,12 @@ class Outcome:
     logs: str = ""
 
     @property
+    def reasons(self) -> list[str]:
+        """Return the reasons that a user saw of what went wrong, or was asked for."""
+        told = self.end.events if self.end else ()
+        return [reason for kind, reason, _ in told if kind == "Warning" or reason == Reason.SUSPENDED]
+
+    @property
     def state(self) -> str:
         """The job's last state."""
         return str(((self.end and self.end.job) or {}).get("status", {}).get("state", "?"))
@@ -114,6 +130,7 @@ class Driver:
 
     def run(self, undisturbed: Trained | None) -> Outcome:
         """Carry the plan out; without a measure only what an undisturbed run leaves is looked at."""
+        self._began = time.monotonic()
         self._ground.jobs.submit(self._plan)
         watching = threading.Thread(target=self._watch, daemon=True)
         watching.start()
@@ -165,8 +182,12 @@ class Driver:
         return found
 
     def _hit(self, strike: Strike) -> None:
-        self._hits.append(Hit(strike, time.monotonic() - self._began, self._step()))
-        end = self._hand.strike(self._plan, strike)
+        hit = Hit(strike, time.monotonic() - self._began, self._step())
+        try:
+            end = self._hand.strike(self._plan, strike)
+        except MissedError:
+            return
+        self._hits.append(hit)
         if end is not None:
             thread = threading.Thread(target=self._end_later, args=(strike.seconds, end))
             thread.start()
@@ -190,7 +211,7 @@ class Driver:
             job = self._ground.jobs.job(self._plan.name)
             if _is_over(job):
                 return job
-            time.sleep(0.3)
+            time.sleep(1)
         return None
 
     def _wait_for_workers(self) -> None:

@@ -58,6 +58,8 @@ class Jobs:
     """The address of S3 as workers see it."""
     stretch: int = 1
     """How many times longer jobs are."""
+    template: Mapping[str, Any] | None = None
+    """Of worker pods."""
 
     @property
     def _path(self) -> str:
@@ -67,6 +69,10 @@ class Jobs:
     def pods_path(self) -> str:
         """Where the API server has pods."""
         return f"/api/v1/namespaces/{self.namespace}/pods"
+
+    def output(self, name: str) -> str:
+        """Return the key of a job's output, which no earlier run of the suite has used."""
+        return f"{self.namespace}/{name}"
 
     def submit(self, plan: Plan) -> None:
         """Create a plan's PeftJob."""
@@ -123,7 +129,7 @@ class Jobs:
             accepted: What the store accepted of its claim.
             twice: Its ranks that ran twice at one time.
         """
-        name, prefix = plan.name, f"{plan.name}/"
+        name, prefix = plan.name, f"{self.output(plan.name)}/"
         files = {key.removeprefix(prefix): self.store.get(BUCKET, key) for key in self.store.keys(BUCKET, prefix)}
         uploads = self.store.client.list_multipart_uploads(Bucket=BUCKET, Prefix=prefix).get("Uploads", [])
         pods = self.pods(name)
@@ -136,8 +142,17 @@ class Jobs:
             uploads=[upload["Key"] for upload in uploads],
             accepted=tuple(accepted),
             twice=tuple(twice),
+            events=self._events(name),
             left_after_deletion=self._delete(name, running),
         )
+
+    def _events(self, name: str) -> list[tuple[str, str, str]]:
+        """Return type, reason and message of the Events about a PeftJob, in their order."""
+        query = f"fieldSelector=involvedObject.name%3D{name},involvedObject.kind%3DPeftJob"
+        path = f"/api/v1/namespaces/{self.namespace}/events?{query}"
+        items = self.insist(lambda: self.api.get(path))["items"]
+        items.sort(key=lambda event: event["metadata"]["resourceVersion"].zfill(20))
+        return [(event["type"], event["reason"], event["message"]) for event in items]
 
     def _delete(self, name: str, running: Callable[[], list[Worker]]) -> list[str]:
         """Delete a PeftJob, and its output; return what of it is still there after a while."""
@@ -151,12 +166,13 @@ class Jobs:
         deadline = time.monotonic() + _GONE_SECONDS
         while (found := left()) and time.monotonic() < deadline:
             time.sleep(0.5)
-        for key in self.store.keys(BUCKET, f"{name}/"):
+        for key in self.store.keys(BUCKET, f"{self.output(name)}/"):
             self.store.client.delete_object(Bucket=BUCKET, Key=key)
         return found
 
     def _manifest(self, plan: Plan) -> Object:
         """Return the PeftJob of a plan; every one trains the same."""
+        template = {"podTemplate": dict(self.template)} if self.template else {}
         spec = {
             "baseModel": {"uri": f"s3://{MODELS}/faults"},
             "task": {"type": "CausalLM"},
@@ -167,16 +183,16 @@ class Jobs:
                 "maxLength": 64,
             },
             "training": {
-                "maxSteps": STEPS * self.stretch,
+                "maxSteps": plan.steps or STEPS * self.stretch,
                 "batchSize": 8,
                 "learningRate": 1e-2,
                 "precision": "FP32",
                 "logEverySteps": 1,
             },
-            "workers": {"nodes": plan.shape.nodes, "processesPerNode": plan.shape.per_node},
+            "workers": {"nodes": plan.shape.nodes, "processesPerNode": plan.shape.per_node, **template},
             "sharding": "Full",
             "checkpoint": {"everySteps": SAVED_EVERY * self.stretch},
-            "output": {"uri": f"s3://{BUCKET}/{plan.name}"},
+            "output": {"uri": f"s3://{BUCKET}/{self.output(plan.name)}"},
             "storage": {"s3": {"endpoint": self.endpoint, "secretName": "s3-credentials"}},
             "maxRestarts": plan.max_restarts,
         }

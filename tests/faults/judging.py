@@ -7,7 +7,7 @@ world is as large, and resumed steps are the steps that the run would have made.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
@@ -63,7 +63,9 @@ class End:
     """In the store's order."""
     twice: Sequence[str] = ()
     """Ranks that ran twice at one time on nodes that could be reached."""
-    left_after_deletion: Sequence[str] = field(default=())
+    events: Sequence[tuple[str, str, str]] = ()
+    """Type, reason and message of what was told about the PeftJob."""
+    left_after_deletion: Sequence[str] = ()
     """Objects that outlived the PeftJob."""
 
 
@@ -132,8 +134,9 @@ def _failed(plan: Plan, end: End, status: Object) -> list[str]:
         wrong.append(f"Failed, though fewer failures were caused than it has restarts: {reason}: {message}")
     if reason not in _FAILURES:
         wrong.append(f"Failed with {reason}, which no fault explains: {message}")
-    if status.get("restarts", 0) != plan.max_restarts:
-        wrong.append(f"Failed after {status.get('restarts', 0)} restarts of {plan.max_restarts}")
+    in_a_row = status.get("restartsWithoutProgress", 0)
+    if in_a_row != plan.max_restarts:
+        wrong.append(f"Failed after {in_a_row} restarts in a row of {plan.max_restarts}")
     if MANIFEST_NAME in end.files:
         wrong.append("Failed, but a manifest lies at the output")
     torn = [key for key in end.files if key != CLAIM_NAME and not key.startswith(f"{CHECKPOINTS_FOLDER}/")]

@@ -35,7 +35,7 @@ BEAT_SECONDS: Final = 2.0
 LEASE_SECONDS: Final = 10
 DISK_BYTES: Final = 32 * 2**20
 """Of a pod's temporary files."""
-STEP_SECONDS: Final = 0.08
+STEP_SECONDS: Final = 0.2
 """That a step is stretched by."""
 _CPUS, _MEMORY = "1", str(2 * 2**30)
 _EVERYWHERE: Final = {

@@ -137,6 +137,8 @@ class Plan:
     strikes: tuple[Strike, ...]
     max_restarts: int
     """`spec.maxRestarts`: where it is fewer than what the strikes may cost, the job may end as Failed."""
+    steps: int = 0
+    """Of training; 0: `STEPS`."""
 
     @property
     def name(self) -> str:
@@ -160,20 +162,19 @@ _MOST_THAT_COUNT: Final = 3
 def draw(seed: int, faults: Sequence[Fault] = tuple(Fault), moments: Sequence[Moment] = tuple(Moment)) -> Plan:
     """Return the plan of a seed: 3 to 6 strikes, of faults and moments that there are where it is used."""
     chance = random.Random(seed)
-    number = chance.randint(3, 6)
-    steps = sorted(chance.sample(range(1, STEPS - 1), number))
+    steps = sorted(chance.sample(range(1, STEPS - 1), chance.randint(3, 6)))
     strikes: list[Strike] = []
-    for step in steps:
+    for number, step in enumerate(steps, 1):
         counted = sum(KINDS[strike.fault].counts for strike in strikes)
         allowed = [f for f in faults if counted < _MOST_THAT_COUNT or not KINDS[f].counts]
         fault = chance.choices(allowed, [KINDS[f].weight for f in allowed])[0]
-        strikes.append(_strike(chance, fault, step, moments))
+        strikes.append(_strike(chance, fault, step, moments, is_last=number == len(steps)))
     shape = chance.choice(SHAPES)
     impatient = chance.random() < 0.1
     return Plan(seed, shape, tuple(strikes), chance.randint(0, 1) if impatient else PATIENT)
 
 
-def _strike(chance: random.Random, fault: Fault, step: int, moments: Sequence[Moment]) -> Strike:
+def _strike(chance: random.Random, fault: Fault, step: int, moments: Sequence[Moment], *, is_last: bool) -> Strike:
     moment = chance.choices(moments, [_MOMENTS[moment] for moment in moments])[0]
     least, most = KINDS[fault].seconds
     seconds, target = round(chance.uniform(least, most), 1), chance.randrange(4)
@@ -181,4 +182,7 @@ def _strike(chance: random.Random, fault: Fault, step: int, moments: Sequence[Mo
         return Strike(fault, moment, step, target=target, seconds=seconds)
     if moment is Moment.START:
         return Strike(fault, moment, chance.randint(0, 25), target=target, seconds=seconds)
-    return Strike(fault, moment, chance.randint(0, 2), chance.choice(list(Write)), target, seconds)
+    # Others would come after training, where there are no steps and no starts to wait for any more.
+    write = chance.choice(list(Write) if is_last else (Write.CLAIM, Write.CHECKPOINT))
+    passes = 0 if write is Write.MANIFEST else chance.randint(0, 2)
+    return Strike(fault, moment, passes, write, target, seconds)

@@ -22,10 +22,9 @@ def group(leader: int) -> list[int]:
 
 
 def send(pid: int, number: int) -> None:
-    """Send a signal to a process that may have ended; 0 is none."""
+    """Send a signal to a process that may have ended."""
     with suppress(ProcessLookupError):
-        if pid:
-            os.kill(pid, number)
+        os.kill(pid, number)
 
 
 def _living(pids: list[int], leader: int | None = None) -> list[int]:

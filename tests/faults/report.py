@@ -4,13 +4,9 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from .drive import Outcome
-from .plans import PATIENT, STEPS, Fault, Moment, Plan, Shape, Strike
-
-_FIRST_TIMED: Final = 100_000
-"""Seeds from here on name plans for one timed fault."""
+from .plans import Fault, Moment
 
 
 @dataclass(frozen=True)
@@ -44,74 +40,6 @@ def faults_table(outcomes: Sequence[Outcome]) -> str:
         times = (f"{statistics.median(seconds):.1f}", f"{max(seconds):.1f}") if seconds else ("", "")
         lines.append((fault, *(str(counts[fault, moment]) for moment in Moment), str(len(seconds)), *times))
     return table(lines)
-
-
-@dataclass(frozen=True)
-class Timed:
-    """A fault whose recovery is timed, and what is asked of it."""
-
-    fault: Fault
-    seconds: float
-    """That it lasts at most; it ends with the job."""
-    noticed_within: float | None
-    """Seconds until the status says so; None: a person asked for it."""
-    may_lose_steps: bool
-
-
-TIMED: Final = (
-    Timed(Fault.KILL_RANK, 0, 10, may_lose_steps=True),
-    Timed(Fault.KILL_POD, 0, 10, may_lose_steps=True),
-    Timed(Fault.DELETE_POD, 0, 10, may_lose_steps=True),
-    Timed(Fault.NODE_DIES, 300, 180, may_lose_steps=True),
-    Timed(Fault.CUT_NETWORK, 300, 180, may_lose_steps=True),
-    Timed(Fault.DRAIN, 0, None, may_lose_steps=False),
-    Timed(Fault.SUSPEND, 0, None, may_lose_steps=False),
-)
-
-
-def timed_plans(times: int) -> list[Plan]:
-    """Return so many plans for each timed fault, which hits once in the middle of training."""
-    return [
-        Plan(_FIRST_TIMED + 100 * row + number, Shape(2, 1), (_once(timed, number),), PATIENT)
-        for row, timed in enumerate(TIMED)
-        for number in range(times)
-    ]
-
-
-def _once(timed: Timed, number: int) -> Strike:
-    return Strike(timed.fault, Moment.STEP, STEPS // 3 + number, target=number, seconds=timed.seconds)
-
-
-def times(where: str, outcomes: Sequence[Outcome], interval: int) -> list[Row]:
-    """Return the bars of timed faults, printed as a table.
-
-    Args:
-        where: The ground.
-        outcomes: Of `timed_plans`.
-        interval: Steps between two checkpoints.
-    """
-    lines: list[Sequence[str]] = [
-        ("fault", "runs", "noticed median s", "most", "trains again median s", "most", "steps lost, most")
-    ]
-    rows = []
-    for timed in TIMED:
-        own = [outcome for outcome in outcomes if outcome.plan.strikes[0].fault is timed.fault]
-        if not own:
-            continue
-        found = [recovery for outcome in own for recovery in outcome.recoveries]
-        noticed, seconds = [r.noticed for r in found], [r.seconds for r in found]
-        lost = max((r.lost_steps for r in found), default=0)
-        told = [f"{f(values):.1f}" for values in (noticed, seconds) if values for f in (statistics.median, max)]
-        lines.append((timed.fault, f"{len(found)} of {len(own)}", *(told or [""] * 4), str(lost)))
-        is_whole = len(found) == len(own) and not any(outcome.wrong for outcome in own)
-        most = interval if timed.may_lose_steps else 0
-        rows.append(Row(f"{where}: {timed.fault}: steps lost", f"{lost} <= {most}", is_whole and lost <= most))
-        if timed.noticed_within is not None:
-            slowest = max(noticed, default=float("inf"))
-            what = f"{where}: {timed.fault}: noticed"
-            rows.append(Row(what, f"{slowest:.1f} s <= {timed.noticed_within:g} s", slowest <= timed.noticed_within))
-    print(f"{where}: from a fault to the first new step\n{table(lines)}")
-    return rows
 
 
 def bars(where: str, outcomes: Sequence[Outcome]) -> list[Row]:

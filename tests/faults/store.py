@@ -27,14 +27,14 @@ _HOP_BY_HOP: Final = frozenset({"connection", "keep-alive", "transfer-encoding",
 
 
 def job_of(path: str) -> str:
-    """Return the job at whose output a request's path lies; outputs are named after their jobs."""
+    """Return the job at whose output a request's path lies: /BUCKET/NAMESPACE/JOB/KEY."""
     parts = unquote(urlsplit(path).path).strip("/").split("/")
-    return parts[1] if len(parts) > 2 and parts[0] == BUCKET else ""
+    return parts[2] if len(parts) > 3 and parts[0] == BUCKET else ""
 
 
 def write_of(path: str) -> Write | None:
     """Return what an object at an output is for."""
-    key = "/".join(unquote(urlsplit(path).path).strip("/").split("/")[2:])
+    key = "/".join(unquote(urlsplit(path).path).strip("/").split("/")[3:])
     if key == CLAIM_NAME:
         return Write.CLAIM
     if key == MANIFEST_NAME:

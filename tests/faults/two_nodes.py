@@ -5,6 +5,7 @@ only the second one is lost.
 """
 
 import json
+import os
 import tempfile
 import threading
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
-from peftjob_api.constants import CLAIM_NAME, ENV_GANG, LABEL_JOB, LABEL_JOB_INDEX
+from peftjob_api.constants import CLAIM_NAME, ENV_GANG, LABEL_JOB, LABEL_JOB_INDEX, TRAINER_CONTAINER
 from peftjob_cluster import lifecycle, network
 from peftjob_cluster.network import CONTROL_PLANE, NODES
 from peftjob_cluster.paths import Layout
@@ -31,8 +32,16 @@ from .processes import marked
 from .store import BUCKET, Trap
 
 LOST: Final = "n2"
-STRETCH: Final = 10
+STRETCH: Final = 2
 """Times as many steps as in the lab: here they are not slowed down."""
+_TRAINER: Final = {
+    "name": TRAINER_CONTAINER,
+    "resources": {"requests": {"cpu": "500m"}},
+    "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
+}
+TEMPLATE: Final = {"spec": {"containers": [_TRAINER]}}
+"""Without a request the kernel gives containers next to nothing on a machine that has other work, and threads that
+wait for each other make that worse."""
 _LOOK_SECONDS: Final = 0.4
 
 
@@ -70,6 +79,8 @@ class TwoNodes:
     def __init__(self) -> None:
         """Enter the cluster's network; it must be up."""
         self.layout = Layout.default()
+        _, environment = lifecycle.inside(self.layout, [])
+        os.environ.update(environment)
         network.join(self.layout, CONTROL_PLANE)
         self._api = lifecycle.administrator(self.layout)
         self._namespace = f"faults-{uuid.uuid4().hex[:6]}"
@@ -82,7 +93,7 @@ class TwoNodes:
     def __enter__(self) -> "TwoNodes":
         installed_operator()
         store, keys = s3_server()
-        self.jobs = Jobs(self._api, store, self._namespace, IN_CLUSTER_S3, STRETCH)
+        self.jobs = Jobs(self._api, store, self._namespace, IN_CLUSTER_S3, STRETCH, TEMPLATE)
         for bucket in (MODELS, DATA, BUCKET):
             store.ensure_bucket(bucket)
         with tempfile.TemporaryDirectory() as folder:
@@ -98,6 +109,8 @@ class TwoNodes:
         self._thread.join(60)
         lifecycle.restore_node(self.layout, LOST)
         self._api.delete(f"/api/v1/namespaces/{self._namespace}")
+        for key in self.jobs.store.keys(BUCKET, f"{self._namespace}/"):
+            self.jobs.store.client.delete_object(Bucket=BUCKET, Key=key)
 
     def running(self, name: str) -> Sequence[PodWorker]:
         """Return the workers of a job that have not ended."""
@@ -156,7 +169,7 @@ class TwoNodes:
 
     def _see_claim(self, job: str) -> None:
         with suppress(ClientError, BotoCoreError, ValueError):
-            record = json.loads(self.jobs.store.get(BUCKET, f"{job}/{CLAIM_NAME}"))
+            record = json.loads(self.jobs.store.get(BUCKET, f"{self.jobs.output(job)}/{CLAIM_NAME}"))
             seen = Acceptance(record["number"], record["attempt"], record["gang"])
             row = self._accepted.setdefault(job, [])
             if not row or row[-1] != seen:

@@ -57,7 +57,12 @@ class Operator:
 
     def send(self, sig: signal.Signals) -> None:
         """Send it a signal, such as SIGSTOP."""
-        os.kill(self._children.pid(_NAME), sig)
+        os.kill(self.pid, sig)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._children.pid(_NAME)
 
     def log(self, lines: int = 60) -> str:
         """Return the end of its log."""
@@ -65,7 +70,7 @@ class Operator:
 
     def resident_mib(self) -> float:
         """Return its resident memory in MiB."""
-        text = Path(f"/proc/{self._children.pid(_NAME)}/status").read_text()
+        text = Path(f"/proc/{self.pid}/status").read_text()
         line = next(line for line in text.splitlines() if line.startswith("VmRSS:"))
         return int(line.split()[1]) / 1024
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-SEEDS = ("2", "3", "5", "8")
+SEEDS = ("90", "274", "275", "337")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make networks and mounts of its own")

@@ -36,7 +36,10 @@ def succeeded(files: dict[str, bytes]) -> End:
 def failed(reason: str = "InternalError", restarts: int = 1, **files: bytes) -> End:
     """Return the end of a job that gave up."""
     condition = {"type": "Failed", "reason": reason, "message": "why"}
-    return End({"status": {"state": "Failed", "attempt": 2, "restarts": restarts, "conditions": [condition]}}, files)
+    return End(
+        {"status": {"state": "Failed", "attempt": 2, "restartsWithoutProgress": restarts, "conditions": [condition]}},
+        files,
+    )
 
 
 MEASURE: Trained = trained(published())
@@ -77,7 +80,7 @@ WRONG: list[tuple[str, Callable[[], Any]]] = [
     ),
     ("had one claim", lambda: replace(RIGHT, accepted=(Acceptance(1, 1, "a"), Acceptance(1, 1, "b")))),
     ("which no fault explains", lambda: failed("InvalidConfig")),
-    ("restarts of 1", lambda: failed(restarts=0)),
+    ("restarts in a row of 1", lambda: failed(restarts=0)),
     ("a manifest lies", lambda: failed(**{"manifest.json": b"{}"})),
     ("the claim knows nothing", lambda: failed(**{"adapter_model.safetensors": b""})),
 ]

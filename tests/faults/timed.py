@@ -1,0 +1,151 @@
+"""Single faults in the middle of training: what a user sees, what it costs, and how long it is until training goes on.
+
+`python -m faults --cluster-times N --docs` writes what was found on the two-node cluster into docs/failure-modes.md.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from .drive import Outcome
+from .plans import PATIENT, STEPS, Fault, Moment, Plan, Shape, Strike
+from .report import Row, table
+
+DOCS: Final = Path(__file__).resolve().parents[2] / "docs/failure-modes.md"
+BEGIN: Final = "<!-- faults: written by `python -m faults --docs` -->"
+END: Final = "<!-- end of faults -->"
+_FIRST_SEED: Final = 100_000
+"""Seeds from here on name plans for one timed fault."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A fault whose recovery is timed, and what is asked of it."""
+
+    fault: Fault
+    words: str
+    """What it is, for people."""
+    seconds: float
+    """That it lasts at most; it ends with the job."""
+    noticed_within: float | None
+    """Seconds until the status says so; None: a person asked for it."""
+    may_lose_steps: bool
+
+
+TIMED: Final = (
+    Timed(Fault.KILL_RANK, "a rank's process is killed", 0, 10, may_lose_steps=True),
+    Timed(Fault.KILL_POD, "all processes of a pod are killed", 0, 10, may_lose_steps=True),
+    Timed(Fault.DELETE_POD, "a pod is deleted", 0, 10, may_lose_steps=True),
+    Timed(Fault.NODE_DIES, "kubelet and containers of a node die, and its network goes", 300, 180, may_lose_steps=True),
+    Timed(Fault.CUT_NETWORK, "a node's network is cut, all runs on", 300, 180, may_lose_steps=True),
+    Timed(Fault.DRAIN, "a pod is drained (evicted)", 0, None, may_lose_steps=False),
+    Timed(Fault.SUSPEND, "`spec.suspend` is set, and taken back at once", 0, None, may_lose_steps=False),
+)
+
+
+def timed_plans(times: int, faults: Sequence[Fault] = ()) -> list[Plan]:
+    """Return so many plans for each timed fault, which hits once in the middle of training.
+
+    Args:
+        times: How many for each.
+        faults: Those to time; none: all.
+    """
+    return [
+        Plan(_FIRST_SEED + 100 * row + number, Shape(2, 1), (_once(timed, number),), PATIENT)
+        for row, timed in enumerate(TIMED)
+        for number in range(times)
+        if not faults or timed.fault in faults
+    ]
+
+
+def _once(timed: Timed, number: int) -> Strike:
+    return Strike(timed.fault, Moment.STEP, STEPS // 3 + number, target=number, seconds=timed.seconds)
+
+
+@dataclass(frozen=True)
+class Times:
+    """What was found of one timed fault."""
+
+    timed: Timed
+    outcomes: Sequence[Outcome]
+
+    @property
+    def noticed(self) -> list[float]:
+        """Seconds until the status told."""
+        return [recovery.noticed for outcome in self.outcomes for recovery in outcome.recoveries]
+
+    @property
+    def seconds(self) -> list[float]:
+        """Seconds until the first new step."""
+        return [recovery.seconds for outcome in self.outcomes for recovery in outcome.recoveries]
+
+    @property
+    def lost_steps(self) -> int:
+        """The most steps that were made again."""
+        return max((r.lost_steps for outcome in self.outcomes for r in outcome.recoveries), default=0)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether each run was ended by its fault, went on, and came to the right end."""
+        return all(len(outcome.recoveries) == 1 and not outcome.wrong for outcome in self.outcomes)
+
+    def bars(self, where: str, interval: int) -> list[Row]:
+        """Return the bars; `interval` is in steps between two checkpoints."""
+        most = interval if self.timed.may_lose_steps else 0
+        is_met = self.is_whole and self.lost_steps <= most
+        rows = [Row(f"{where}: {self.timed.fault}: steps lost", f"{self.lost_steps} <= {most}", is_met)]
+        if (within := self.timed.noticed_within) is not None:
+            slowest = max(self.noticed, default=float("inf"))
+            what = f"{where}: {self.timed.fault}: noticed"
+            rows.append(Row(what, f"{slowest:.1f} s <= {within:g} s", slowest <= within))
+        return rows
+
+    def line(self) -> list[str]:
+        """Return the row of a table."""
+        found = f"{sum(len(outcome.recoveries) for outcome in self.outcomes)} of {len(self.outcomes)}"
+        return [self.timed.fault, found, *_both(self.noticed), *_both(self.seconds), str(self.lost_steps)]
+
+    def in_docs(self) -> str:
+        """Return the row of the table in the documentation."""
+        reasons = sorted({reason for outcome in self.outcomes for reason in outcome.reasons})
+        statuses = [((outcome.end and outcome.end.job) or {}).get("status", {}) for outcome in self.outcomes]
+        costs = sorted({_cost(status.get("restarts", 0), status.get("disruptions", 0)) for status in statuses})
+        seen = ", ".join(f"`{reason}`" for reason in reasons)
+        times = [" / ".join(_both(values, 0)) for values in (self.noticed, self.seconds)]
+        cells = [self.timed.words, seen, ", ".join(costs), *times, str(self.lost_steps), str(len(self.seconds))]
+        return f"| {' | '.join(cells)} |"
+
+
+def group(outcomes: Sequence[Outcome]) -> list[Times]:
+    """Return what was found, by fault."""
+    found = [Times(t, [o for o in outcomes if o.plan.strikes[0].fault is t.fault]) for t in TIMED]
+    return [times for times in found if times.outcomes]
+
+
+def times_table(found: Sequence[Times]) -> str:
+    """Return the table for a terminal."""
+    head = ["fault", "runs", "noticed median s", "most", "trains again median s", "most", "steps lost, most"]
+    return table([head, *(times.line() for times in found)])
+
+
+def with_table(text: str, found: Sequence[Times]) -> str:
+    """Return the documentation's text with the table put in."""
+    names = ("fault", "reason", "costs", "noticed, s", "trains again, s", "steps made again", "runs")
+    head = f"| {' | '.join(names)} |\n{'|---' * len(names)}|"
+    rows = "\n".join(times.in_docs() for times in found)
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{head}\n{rows}\n{END}{after}"
+
+
+def _both(values: Sequence[float], decimals: int = 1) -> list[str]:
+    """Return median and maximum."""
+    return [f"{f(values):.{decimals}f}" for f in (statistics.median, max)] if values else ["", ""]
+
+
+def _cost(restarts: int, disruptions: int) -> str:
+    if restarts:
+        return "a restart"
+    return "nothing (a disruption)" if disruptions else "nothing"

@@ -1,0 +1,60 @@
+"""Times become bars and the table in the documentation; that table is there, whole."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from faults.drive import Outcome, Recovery
+from faults.judging import End
+from faults.plans import Fault
+from faults.timed import BEGIN, END, TIMED, group, timed_plans, times_table, with_table
+
+INTERVAL = 50
+JOB = {"status": {"restarts": 1}}
+EVENTS = (("Normal", "Starting", ""), ("Warning", "InternalError", "rank 1 was killed"))
+
+
+def outcome(noticed: float = 2.0, lost: int = 3, fault: Fault = Fault.KILL_RANK) -> Outcome:
+    """Return what became of a timed fault."""
+    (plan,) = timed_plans(1, [fault])
+    recovery = Recovery(plan.strikes[0], noticed, 20.0, lost)
+    return Outcome(plan, [], recoveries=[recovery], end=End(JOB, {}, events=EVENTS))
+
+
+def bars(*outcomes: Outcome) -> list[bool | None]:
+    """Return which bars of one fault are met: steps, and where there is one, time."""
+    (times,) = group(outcomes)
+    return [row.met for row in times.bars("here", INTERVAL)]
+
+
+def test_each_fault_hits_once_in_the_middle_of_training() -> None:
+    plans = timed_plans(3)
+    assert len({plan.name for plan in plans}) == len(plans) == 3 * len(TIMED)
+    assert all(len(plan.strikes) == 1 for plan in plans)
+
+
+@pytest.mark.parametrize(
+    ("found", "met"),
+    [
+        ([outcome(), outcome(lost=INTERVAL)], [True, True]),
+        ([outcome(), outcome(lost=INTERVAL + 1)], [False, True]),
+        ([outcome(), outcome(noticed=10.1)], [True, False]),
+        ([replace(outcome(), wrong=["a rank ran twice"])], [False, True]),
+        ([replace(outcome(), recoveries=[])], [False, False]),
+        ([outcome(fault=Fault.DRAIN)], [False]),
+        ([outcome(fault=Fault.DRAIN, lost=0)], [True]),
+        ([outcome(fault=Fault.NODE_DIES, noticed=179)], [True, True]),
+    ],
+)
+def test_bars(found: list[Outcome], met: list[bool]) -> None:
+    assert bars(*found) == met
+
+
+def test_tables() -> None:
+    found = group([outcome(noticed=2), outcome(noticed=4)])
+    assert re.search(r"rank killed +2 of 2 +3\.0 +4\.0 +20\.0 +20\.0 +3", times_table(found))
+    text = with_table(f"before\n{BEGIN}\nold\n{END}\nafter", found)
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter")
+    assert "old" not in text
+    assert "| a rank's process is killed | `InternalError` | a restart | 3 / 4 | 20 / 20 | 3 | 2 |" in text

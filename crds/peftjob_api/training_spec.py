@@ -61,16 +61,16 @@ class TrainingSpec(ApiModel):
 
     epochs: Annotated[float, Field(gt=0, le=10000)] | None = None
     """epochs is the number of passes over the training data. Default, unless maxSteps is set: 3, or up to 75 where the
-    examples are few, 1 where they are very many (docs/choosing.md)."""
+    examples are few, 8 with validation data, 1 where they are very many (docs/choosing.md)."""
     max_steps: Annotated[int, Field(ge=1, le=INT32_MAX)] | None = None
     """maxSteps is the number of optimiser steps, instead of epochs."""
     batch_size: Annotated[int, Field(ge=1, le=65536)] | None = None
     """batchSize is the number of examples per optimiser step, over all workers. Default: 16, 32 or 64, by the number
-    of examples (docs/choosing.md)."""
+    of examples and the task (docs/choosing.md)."""
     micro_batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
     """microBatchSize is the most examples (rows, with `dataset.packing`) that one device computes at once; gradients
-    are accumulated up to batchSize. Of Ranking its items are the negatives of its queries. Default: 8, or batchSize if
-    that is less."""
+    are accumulated up to batchSize. Of Ranking its items are the negatives of its queries. Default: 8, of
+    Ranking 32, or batchSize if that is less."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
     """learningRate at its peak. Default: by the method and the width of the model (docs/choosing.md)."""
     schedule: Literal["Linear", "Cosine", "Constant"] = "Linear"

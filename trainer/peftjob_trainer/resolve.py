@@ -23,6 +23,8 @@ from .sharding.skeleton import read_config
 _RATE: Final = 5e-4
 """Of LoRA on a model whose hidden states are `_WIDTH` wide, with alpha twice the rank."""
 _WIDTH: Final = 2048
+_NARROWER: Final = 0.78
+"""The power of the width by which a rate falls: that of Llamas, tinker-docs.thinkingmachines.ai, sl-hyperparams."""
 _RATES: Final = {
     "LoRA": 1.0,
     "AdaLoRA": 2.0,
@@ -42,10 +44,14 @@ _RATES: Final = {
 """Method -> its learning rate by that of LoRA: the fewer it trains, and the further from the output, the larger."""
 _PREFERENCES: Final = 0.02
 """Of that of learning the text: a preference is learned by far smaller steps."""
+_RANKED_BATCH, _RANKED_AT_ONCE = 64, 32
+"""Of `Ranking`: the other rows at once are what a row learns to tell apart from its item."""
 _SMALL_BATCH, _BATCH, _LARGE_BATCH = 16, 32, 64
 _FEW, _USUAL, _MANY = 2_000, 10_000, 50_000
 """Examples up to which a batch is small, and from which on it is large."""
 _EPOCHS: Final = 3.0
+_FEW_STEPS, _CHOSEN_EPOCHS = 1_000, 8.0
+"""With validation data, which chooses the best epoch, up to so many epochs for so many steps."""
 _LEAST_STEPS, _MOST_STEPS = 300, 20_000
 """Few examples are seen more often, up to `_MOST_EPOCHS`; of very many not all are seen more than once."""
 _MOST_EPOCHS: Final = 75.0
@@ -127,12 +133,17 @@ def resolve(spec: PeftJobSpec, facts: Facts, examples: int | None) -> ResolvedSp
     """
     training = spec.training
     examples = _USUAL if examples is None else examples
-    batch = training.batch_size or max(_batch(examples), training.micro_batch_size or 1)
+    is_ranking = spec.task.type == "Ranking"
+    usual = max(_batch(examples), _RANKED_BATCH) if is_ranking else _batch(examples)
+    batch = training.batch_size or max(usual, training.micro_batch_size or 1)
     rate = training.learning_rate or _rate(spec, facts.width)
     epochs = training.epochs
     if epochs is None and training.max_steps is None:
-        epochs = _epochs(examples, batch)
+        is_chosen = spec.dataset.validation is not None or spec.dataset.validation_fraction is not None
+        epochs = _epochs(examples, batch, _CHOSEN_EPOCHS if is_chosen else _EPOCHS)
     wire = {**training.to_wire(), "batchSize": batch, "learningRate": rate}
+    if is_ranking:
+        wire.setdefault("microBatchSize", min(_RANKED_AT_ONCE, batch))
     chosen = ResolvedTraining.model_validate(wire if epochs is None else {**wire, "epochs": epochs})
     more = {"training": chosen, "task": _task(spec.task, facts), "method": _method(spec.method, facts, examples)}
     return ResolvedSpec.model_construct(**{**dict(spec), **more})
@@ -186,15 +197,21 @@ def _batch(examples: int) -> int:
 
 
 def _rate(spec: PeftJobSpec, width: int) -> float:
-    """Return a learning rate, rounded to two digits: smaller for a wider model, by the square root."""
-    rate = _RATE * _RATES[spec.method.type] * math.sqrt(_WIDTH / width)
+    """Return a learning rate, rounded to two digits: smaller for a wider model."""
+    rate = _RATE * _RATES[spec.method.type] * (_WIDTH / width) ** _NARROWER
     rate *= _PREFERENCES if spec.task.type == "PreferenceOptimisation" else 1.0
     digits = 1 - math.floor(math.log10(rate))
     return round(rate, digits)
 
 
-def _epochs(examples: int, batch: int) -> float:
-    """Return three epochs, or as many as make enough steps, or as few as make not too many."""
+def _epochs(examples: int, batch: int, few: float) -> float:
+    """Return three epochs, or as many as make enough steps, or as few as make not too many.
+
+    Args:
+        examples: To train on.
+        batch: Of a step.
+        few: Most epochs for `_FEW_STEPS`.
+    """
     per_epoch = math.ceil(examples / batch)
-    most = max(1.0, min(_EPOCHS, _MOST_STEPS / per_epoch))
-    return round(min(_MOST_EPOCHS, max(most, math.ceil(_LEAST_STEPS / per_epoch))), 2)
+    usual = max(1.0, min(_EPOCHS, _MOST_STEPS / per_epoch), min(few, math.ceil(_FEW_STEPS / per_epoch)))
+    return round(min(_MOST_EPOCHS, max(usual, math.ceil(_LEAST_STEPS / per_epoch))), 2)

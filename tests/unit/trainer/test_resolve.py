@@ -71,7 +71,36 @@ def test_batch_and_epochs(examples: int | None, given: dict[str, Any], want: tup
     assert found.max_steps == given.get("maxSteps")
 
 
-@pytest.mark.parametrize(("width", "want"), [(2048, 5e-4), (384, 1.2e-3), (4096, 3.5e-4), (8192, 2.5e-4)])
+@pytest.mark.parametrize(
+    ("examples", "want"),
+    [(64, 75.0), (448, 11.0), (800, 8.0), (2_000, 8.0), (8_000, 4.0), (20_000, 3.0), (1_000_000, 1.28)],
+    ids=["few", "hundreds", "nearly a thousand", "two thousand", "thousands", "many", "a million"],
+)
+def test_what_validation_chooses_from_is_seen_more_often(examples: int, want: float) -> None:
+    judged = spec()
+    judged = judged.model_copy(update={"dataset": judged.dataset.model_copy(update={"validation_fraction": 0.1})})
+    assert resolve(judged, WIDE, examples).training.epochs == want
+
+
+@pytest.mark.parametrize(
+    ("given", "want"),
+    [
+        ({}, (64, 32)),
+        ({"batchSize": 24}, (24, 24)),
+        ({"microBatchSize": 4}, (64, 4)),
+        ({"microBatchSize": 96}, (96, 96)),
+    ],
+    ids=["nothing", "a batch", "few at once", "many at once"],
+)
+def test_rows_are_ranked_against_many_others(given: dict[str, Any], want: tuple[int, int]) -> None:
+    ranking = spec(**given).model_copy(update={"task": TaskSpec(type="Ranking")})
+    found = resolve(ranking, WIDE, 800).training
+    assert (found.batch_size, found.micro_batch_size) == want
+
+
+@pytest.mark.parametrize(
+    ("width", "want"), [(2048, 5e-4), (128, 4.3e-3), (384, 1.8e-3), (4096, 2.9e-4), (8192, 1.7e-4)]
+)
 def test_a_wider_model_learns_in_smaller_steps(width: int, want: float) -> None:
     assert resolve(spec(), Facts(width, None), 100).training.learning_rate == want
     assert resolve(spec(learningRate=0.01), Facts(width, None), 100).training.learning_rate == 0.01

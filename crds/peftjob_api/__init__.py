@@ -19,6 +19,7 @@ from .worker import (
     ResolvedInfo,
     RunConfig,
     TerminationMessage,
+    WaitingInfo,
     WorkerStatus,
     parse_worker_json,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "ResolvedInfo",
     "RunConfig",
     "TerminationMessage",
+    "WaitingInfo",
     "WorkerStatus",
     "format_errors",
     "load_manifest",

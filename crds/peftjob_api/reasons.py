@@ -25,6 +25,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     BUCKET_NOT_FOUND = "BucketNotFound"
     STORAGE_UNAVAILABLE = "StorageUnavailable"
+    STORAGE_FULL = "StorageFull"
     STORAGE_ACCESS_DENIED = "StorageAccessDenied"
     CONDITIONAL_WRITES_UNSUPPORTED = "ConditionalWritesUnsupported"
     OUTPUT_OCCUPIED = "OutputOccupied"
@@ -54,6 +55,7 @@ class Reason(StrEnum):
     # No failure.
     STARTING = "Starting"
     RUNNING = "Running"
+    WAITING_FOR_STORAGE = "WaitingForStorage"
     RESTARTING = "Restarting"
     QUEUED = "Queued"
     SUSPENDED = "Suspended"

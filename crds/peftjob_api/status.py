@@ -10,7 +10,9 @@ _Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _Timestamp = Annotated[str, StringConstraints(max_length=64), Field(json_schema_extra={"format": "date-time"})]
 
 ConditionType = Literal["Suspended", "WorkersReady", "Succeeded", "Failed"]
-State = Literal["Pending", "Queued", "Starting", "Running", "Restarting", "Suspended", "Succeeded", "Failed"]
+State = Literal[
+    "Pending", "Queued", "Starting", "Running", "Publishing", "Restarting", "Suspended", "Succeeded", "Failed"
+]
 
 
 class Condition(WireModel):

@@ -184,6 +184,16 @@ class DataInfo(WireModel):
     """skippedReasons say of the first of these where each is and what is wrong."""
 
 
+class WaitingInfo(WireModel):
+    """What waits for the output's store, which fails."""
+
+    what: Literal["Checkpoints", "Adapter"]
+    since: Number = None
+    """Unix time in seconds, by the worker's clock."""
+    message: Annotated[str, StringConstraints(max_length=MESSAGE_MAX_LENGTH), BeforeValidator(_sayable)]
+    """Of the last error."""
+
+
 class AdapterInfo(WireModel):
     """A published adapter."""
 
@@ -213,6 +223,7 @@ class WorkerStatus(WireModel):
     checkpoint: CheckpointInfo | None = None
     """The last one that was written, or gone on from."""
     data: DataInfo | None = None
+    waiting: WaitingInfo | None = None
     updated_at: Number = None
     """Unix time in seconds, by the worker's clock."""
 

@@ -20,10 +20,12 @@ from .settings import LOST_AFTER_SECONDS, POLL_SECONDS, WAIT_SECONDS
 from .snapshot import ChildJob, Pod, Snapshot, format_time, parse_time
 from .status import (
     checkpoint_of,
+    how_it_runs,
     is_true,
     progress_is_due,
     progress_of,
     scheduled_times,
+    state_of,
     why_not_ready,
     with_condition,
 )
@@ -186,8 +188,10 @@ def _run(s: Snapshot, spec: PeftJobSpec, job: ChildJob) -> Decision:
     if status.active_since is None and present < nodes:
         return _wait_for_gang(s, spec, job, status)
     active_since = parse_time(status.active_since) or s.now
-    status = status.model_copy(update={"active_since": format_time(active_since), "state": "Running"})
-    status = _condition(s, status, "WorkersReady", True, Reason.RUNNING, f"all {nodes} workers run")
+    worker = s.worker if s.worker is None or s.worker.attempt in (None, status.attempt) else None
+    state = state_of(worker, status.state)
+    status = status.model_copy(update={"active_since": format_time(active_since), "state": state})
+    status = _condition(s, status, "WorkersReady", True, *how_it_runs(worker, nodes))
     deadline = spec.active_deadline_seconds
     left = None
     if deadline is not None:
@@ -198,11 +202,11 @@ def _run(s: Snapshot, spec: PeftJobSpec, job: ChildJob) -> Decision:
                 f"workers ran for {deadline} s in all, which is spec.activeDeadlineSeconds: raise it and create the "
                 f"PeftJob anew",
             )  # fmt: skip
-    if s.worker is not None and (s.worker.attempt is None or s.worker.attempt == status.attempt):
-        new = progress_of(s.worker, status.progress, s.now)
+    if worker is not None:
+        new = progress_of(worker, status.progress, s.now)
         if progress_is_due(status.progress, new, s.now):
             status = status.model_copy(update={"progress": new})
-        status = _as_told(s, spec, status, s.worker)
+        status = _as_told(s, spec, status, worker)
     return Decision(status, requeue=_earliest(POLL_SECONDS, left, _until_lost(s)))
 
 

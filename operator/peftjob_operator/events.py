@@ -45,7 +45,8 @@ def announcements(before: PeftJobStatus, after: PeftJobStatus) -> list[Announcem
     old, new = before.condition("WorkersReady"), after.condition("WorkersReady")
     if new and (old is None or (old.status, old.reason) != (new.status, new.reason)):
         if new.status == "True":
-            told.append(Announcement("Normal", new.reason, new.message))
+            kind: Literal["Normal", "Warning"] = "Warning" if new.reason == Reason.WAITING_FOR_STORAGE else "Normal"
+            told.append(Announcement(kind, new.reason, new.message))
         elif new.reason not in _NO_WARNING:
             told.append(Announcement("Warning", new.reason, new.message))
     return told

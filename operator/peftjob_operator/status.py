@@ -1,11 +1,11 @@
 """The parts of a PeftJob's status: conditions, progress, what the pods of a gang tell; pure. Used by `decide`."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from peftjob_api import Checkpoint, Condition, PeftJobStatus, Progress, Reason, WorkerStatus
-from peftjob_api.status import ConditionType
+from peftjob_api.status import ConditionType, State
 
 from .settings import PROGRESS_SECONDS
 from .snapshot import Pod, Snapshot, format_time, parse_time
@@ -13,6 +13,12 @@ from .snapshot import Pod, Snapshot, format_time, parse_time
 MAX_MESSAGE = 2048
 MAX_COUNT = 2**31 - 1
 """Of the API's counts."""
+_END_OF_TIME = 253_402_300_800
+"""The first second of the year 10000, which no calendar here has."""
+_WAITS = {
+    "Checkpoints": "training goes on, but its checkpoints wait for the output",
+    "Adapter": "the adapter is finished and waits for the output",
+}
 
 
 def with_condition(
@@ -115,6 +121,28 @@ def human_duration(seconds: float) -> str:
     if hours:
         return f"{hours}h{minutes}m{rest}s"
     return f"{minutes}m{rest}s" if minutes else f"{rest}s"
+
+
+def state_of(worker: WorkerStatus | None, before: State | None) -> State:
+    """Return the state of a complete gang, from what rank 0 tells, or else as it was."""
+    if worker is None:
+        return "Publishing" if before == "Publishing" else "Running"
+    return "Publishing" if worker.phase in ("Publishing", "Done") else "Running"
+
+
+def how_it_runs(worker: WorkerStatus | None, nodes: int) -> tuple[Reason, str]:
+    """Return reason and message of a complete gang: all is well, or what waits for the output's store, and why."""
+    waiting = worker.waiting if worker else None
+    if waiting is None:
+        return Reason.RUNNING, f"all {nodes} workers run"
+    since = _told_time(waiting.since)
+    text = _WAITS[waiting.what] + (f" since {since}" if since else "")
+    return Reason.WAITING_FOR_STORAGE, f"{text}: {waiting.message}"
+
+
+def _told_time(seconds: float | None) -> str | None:
+    """Return a worker's Unix time for people; None: it is none."""
+    return format_time(datetime.fromtimestamp(seconds, UTC)) if seconds and 0 < seconds < _END_OF_TIME else None
 
 
 def why_not_ready(snapshot: Snapshot, nodes: int) -> tuple[Reason, str] | None:

@@ -1,6 +1,7 @@
 """A store in memory that remembers each change, so that a test can replay any beginning of them."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from peftjob_trainer.storage import ObjectInfo, ObjectNotFound, PreconditionFailed, Store, Stream
@@ -50,6 +51,9 @@ class MemoryStore(Store):
         """See `Store.delete`."""
         self.objects.pop(key, None)
         self.written.append((key, None))
+
+    def discard(self, prefix: str, is_over: Callable[[str], bool]) -> None:
+        """See `Store.discard`: each write is whole at once."""
 
     def _info(self, key: str) -> ObjectInfo:
         data = self.objects[key]

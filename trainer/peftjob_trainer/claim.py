@@ -125,10 +125,7 @@ def decide(
     Raises:
         TrainerError: `OUTPUT_OCCUPIED` or `SUPERSEDED`.
     """
-    ours = {CLAIM_NAME, *(record.files if record else ())}
-    if record is not None:
-        ours |= {key for key in keys if claim_number(key) is not None}
-    foreign = [key for key in keys if key not in ours]
+    foreign = not_ours(record, keys)
     if record is not None and record.uid != identity.uid:
         owner = f"the PeftJob {record.namespace}/{record.name} (uid {record.uid})"
         if record.manifest is not None:
@@ -152,6 +149,12 @@ def decide(
         raise _superseded(uri, f"gang {record.gang} claimed it after this one")
 
 
+def not_ours(record: ClaimRecord | None, keys: Sequence[str]) -> list[str]:
+    """Return which of some objects at a prefix the claim there, if there is one, knows nothing of; pure."""
+    ours = {CLAIM_NAME, *(record.files if record else ())}
+    return [key for key in keys if key not in ours and (record is None or claim_number(key) is None)]
+
+
 def check_output(store: Store, identity: JobIdentity, attempt: int, gang: str) -> None:
     """Raise what `Claim.take` would raise now, but change nothing: for the start, before inputs are fetched.
 
@@ -165,7 +168,10 @@ def _look(store: Store, identity: JobIdentity, attempt: int, gang: str) -> tuple
     """Return the claim at a prefix that this gang may take or replace; raise if it may not."""
     keys = [o.key for o in store.list()]  # before the claim, which names every file before it is written
     found = read_claim(store)
-    decide(found[0] if found else None, keys, identity, attempt, gang, store.uri)
+    record = found[0] if found else None
+    if not any(store.head(key) for key in not_ours(record, keys)):
+        keys = []  # a store that lists late shows what was there once
+    decide(record, keys, identity, attempt, gang, store.uri)
     return found
 
 
@@ -252,6 +258,10 @@ class Claim:
         raise TrainerError(
             Reason.STORAGE_UNAVAILABLE, f"{store.uri}/{CLAIM_NAME} changed {MAX_TRIES} times while it was being taken"
         )
+
+    def through(self, store: Store) -> Self:
+        """Return the same claim, to be checked and advanced by another way to its store from here on."""
+        return type(self)(store, self._record, self._etag)
 
     def check(self) -> None:
         """Make sure that the claim is still this gang's.

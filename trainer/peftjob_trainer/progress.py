@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
-from peftjob_api import CheckpointInfo, DataInfo, PlanInfo, ResolvedInfo, WorkerStatus
+from peftjob_api import CheckpointInfo, DataInfo, PlanInfo, ResolvedInfo, WaitingInfo, WorkerStatus
 from peftjob_api.constants import METRICS_PATH, STATUS_PATH
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -55,6 +55,11 @@ class Progress:
         """The state now; a new object after each change, so threads may read it."""
         return self._status
 
+    @property
+    def last(self) -> WorkerStatus:
+        """The state at the end, when nothing waits any more."""
+        return self._status.model_copy(update={"waiting": None})
+
     def phase(self, phase: Phase) -> None:
         """Enter a phase."""
         self._set(phase=phase)
@@ -77,6 +82,16 @@ class Progress:
     def checkpoint(self, info: CheckpointInfo) -> None:
         """Tell of a checkpoint that was written, or gone on from."""
         self._set(checkpoint=info)
+
+    def waiting(self, info: WaitingInfo | None) -> None:
+        """Tell what waits for the output's store, or that nothing does any more."""
+        before = self._status.waiting
+        self._set(waiting=info)
+        if info is None:
+            if before is not None and before.since is not None:
+                log.info("the output's store is back after %s", duration(time.time() - before.since))
+        elif before is None or before.message != info.message:
+            log.warning("%s", waiting_line(info))
 
     def data(self, data: DataInfo) -> None:
         """Tell what the data came to."""
@@ -138,6 +153,12 @@ def progress_line(status: WorkerStatus) -> str:
     if status.eta_seconds is not None:
         parts.append(f"eta {duration(status.eta_seconds)}")
     return "  ".join(parts)
+
+
+def waiting_line(info: WaitingInfo) -> str:
+    """Return what is waited for, for people."""
+    who = "checkpoints wait, and training goes on" if info.what == "Checkpoints" else "the finished adapter waits"
+    return f"{who}: {info.message}"
 
 
 def status_json(status: WorkerStatus) -> str:

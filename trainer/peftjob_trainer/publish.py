@@ -30,8 +30,9 @@ from peftjob_api import AdapterInfo, JobIdentity, Reason
 from peftjob_api.constants import CLAIM_NAME, MANIFEST_NAME
 from pydantic import ValidationError
 
+from .checkpoints.names import discard
 from .checkpoints.names import remove as remove_checkpoints
-from .claim import Claim, FileEntry, Manifest, read_claim
+from .claim import Claim, ClaimRecord, FileEntry, Manifest, read_claim
 from .exits import TrainerError
 from .storage import ObjectNotFound, PreconditionFailed, Store
 
@@ -92,7 +93,7 @@ def find_published(store: Store, uri: str, identity: JobIdentity) -> AdapterInfo
         log.warning("%s: the published adapter is incomplete (%s): it is made again", uri, ", ".join(missing))
         return None
     _write_manifest(store, manifest)
-    remove_checkpoints(store)
+    _tidy(store, found[0] if found else None)
     return _info(uri, manifest)
 
 
@@ -135,7 +136,7 @@ def publish(
     )
     claim.commit(manifest)
     _write_manifest(store, manifest)
-    remove_checkpoints(store)
+    _tidy(store, claim.record)
     stale = [o.key for o in store.list() if o.key not in {*files, CLAIM_NAME, MANIFEST_NAME}]
     if stale:
         log.warning("%s: no part of this adapter, left by an earlier gang: %s", uri, ", ".join(stale))
@@ -144,9 +145,10 @@ def publish(
 
 def _refuse_foreign(store: Store, claim: Claim, names: set[str]) -> None:
     """Raise when a file that we are about to write came to the prefix from elsewhere while we trained."""
-    keys = {o.key for o in store.list()}
-    claim.check()  # after the listing: the claim names every file of ours before it is written
-    foreign = sorted(keys & names - set(claim.record.files))
+    # By their names: a store may list late. And before the claim, which names every file of ours before it is written.
+    present = [name for name in sorted(names - set(claim.record.files)) if store.head(name) is not None]
+    claim.check()
+    foreign = sorted(set(present) - set(claim.record.files))
     if foreign:
         raise TrainerError(
             Reason.OUTPUT_OCCUPIED,
@@ -201,10 +203,20 @@ def _write_manifest(store: Store, manifest: Manifest) -> None:
     raise TrainerError(Reason.STORAGE_UNAVAILABLE, f"{store.uri}/{MANIFEST_NAME} keeps changing")
 
 
+def _tidy(store: Store, record: ClaimRecord | None) -> None:
+    """Remove what a published adapter has no use for: checkpoints, and what killed writes left."""
+    remove_checkpoints(store, known=[key for entry in record.checkpoints for key in entry.files] if record else [])
+    discard(store, record.files if record else [])
+
+
 def _missing(store: Store, manifest: Manifest) -> list[str]:
-    """Return the files of a manifest that are not there with their sizes."""
-    sizes = {o.key: o.size for o in store.list()}
-    return [name for name, entry in manifest.files.items() if sizes.get(name) != entry.size_bytes]
+    """Return the files of a manifest that are not there with their sizes; by their names, for a store may list late."""
+
+    def is_there(name: str) -> bool:
+        found = store.head(name)
+        return found is not None and found.size == manifest.files[name].size_bytes
+
+    return [name for name in manifest.files if not is_there(name)]
 
 
 def _info(uri: str, manifest: Manifest) -> AdapterInfo:

@@ -41,7 +41,7 @@ def rank_main() -> int:
         failure = explain(error)
         if failure is not error:
             traceback.print_exc()
-        write_failure(go.work, place.rank, failure, progress.status if progress else None)
+        write_failure(go.work, place.rank, failure, progress.last if progress else None)
         return int(failure.code)
     if adapter is not None:
         outcome = TerminationMessage(
@@ -50,7 +50,7 @@ def rank_main() -> int:
             exit_code=ExitCode.DONE,
             rank=place.rank,
             adapter=adapter,
-            status=progress.status,
+            status=progress.last,
         )
         write_outcome(go.work, place.rank, outcome)
     return 0

@@ -46,8 +46,10 @@ from .resolve import ResolvedSpec, fit_length, read_facts, resolve, told_of
 from .same_data import check_same
 from .sharding import Base, Groups, Sharded, open_groups
 from .sharding.process_groups import COLLECTIVE_TIMEOUT
-from .storage import fetch_adapter, open_store
+from .storage import Store, fetch_adapter, open_store
+from .storage.patience import ONCE
 from .storage.uris import parse
+from .storage.waiting import WaitingStore
 from .tasks import packing, task_of
 from .train import Run, evaluate_split, train
 from .usage import USAGE_NAME, Usage
@@ -109,7 +111,7 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
     if agree(published is not None, device):
         return published
     stored = Stored(claim, spec.checkpoint.keep_last, go.work) if claim is not None else None
-    checkpoints = Checkpoints(spec.checkpoint, stored, progress.checkpoint)
+    checkpoints = Checkpoints(spec.checkpoint, stored, progress.checkpoint, progress.waiting)
     try:
         job = numerics(spec, str(precision), len(splits.train.examples))
         found = go_on(stored, job, sharded.shapes(), device)
@@ -137,19 +139,21 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
             store.wait([_TRAINED_KEY], COLLECTIVE_TIMEOUT)  # rank 0 may still be in the last collective
             if merge is not None:
                 sharded.drop_base()
-                merge.open(store, open_store(spec.output.uri, spec.storage))
+                merge.open(store, patient_output(loop))
                 merge.serve()
             return None
         store.set(_TRAINED_KEY, "1")
         progress.phase("Publishing")
+        progress.waiting(None)
+        output = patient_output(loop)
         with tempfile.TemporaryDirectory(dir=go.work) as folder:
             write_adapter(Path(folder), go, loop, plan, history, processor, data)
             if merge is not None:
                 sharded.drop_base()
-                merge.open(store, claim.store)
+                merge.open(store, output)
                 merge.describe(Path(folder) / MERGED_FOLDER, processor)
                 shutil.copy(Path(folder) / USAGE_NAME, Path(folder) / MERGED_FOLDER)
-            adapter = publish(claim.store, spec.output.uri, claim, Path(folder), go.run.job, merge)
+            adapter = publish(output, spec.output.uri, claim.through(output), Path(folder), go.run.job, merge)
         if merge is not None:
             merge.finish()
     except Exception as error:
@@ -168,7 +172,7 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
 
 def leave(go: Go, place: Place, progress: Progress, failure: TrainerError) -> None:
     """End this process at once, with a last word for the launcher."""
-    write_failure(go.work, place.rank, failure, progress.status)
+    write_failure(go.work, place.rank, failure, progress.last)
     end_process(failure.code)
 
 
@@ -345,6 +349,12 @@ def take_claim(go: Go) -> tuple[Claim, AdapterInfo | None]:
     output = go.run.spec.output.uri
     claim = Claim.take(open_store(output, go.run.spec.storage), go.run.job, go.attempt, go.gang)
     return claim, find_published(claim.store, output, go.run.job)
+
+
+def patient_output(loop: Run) -> Store:
+    """Return the output as a store that a finished adapter waits for, however long it is away."""
+    inner = open_store(loop.spec.output.uri, loop.spec.storage, ONCE)
+    return WaitingStore(inner, loop.progress.waiting, loop.interrupted)
 
 
 def release(claim: Claim, stored: Stored | None) -> None:

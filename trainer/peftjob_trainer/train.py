@@ -87,6 +87,7 @@ def train(run: Run) -> History:
     run.progress.phase("Training")
     with run.checkpoints.rescuing(lambda: course.step, course.state):
         go_through(run, course, length)
+    run.checkpoints.finish(course.step, course.state)
     course.restore_best()
     return course.history
 

@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ from peftjob_api.spec import BaseModelSpec, StorageSpec
 from peftjob_cluster.s3 import S3Server
 from peftjob_trainer.claim import Claim
 from peftjob_trainer.exits import TrainerError
-from peftjob_trainer.storage import fetch_files, fetch_model, open_store
-from peftjob_trainer.storage import s3 as s3_module
+from peftjob_trainer.storage import fetch_files, fetch_model, open_store, patience
 from peftjob_trainer.storage.weights import RECORD_NAME, Weights
 
 Put = Callable[[str, bytes], None]
@@ -344,7 +343,7 @@ def test_storage_that_does_not_work_is_named_in_time(
     elif case.secret == "wrong":
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     # How long a server may take to restart is tried with an endpoint that swallows packets, below.
-    monkeypatch.setattr(s3_module, "PATIENCE_SECONDS", 2)
+    monkeypatch.setattr(patience, "BRIEF", replace(patience.BRIEF, seconds=2.0))
     storage = at_endpoint(case.endpoint or s3.endpoint)
     before = time.monotonic()
     with pytest.raises(TrainerError) as error:
@@ -413,7 +412,7 @@ def test_an_endpoint_that_is_no_s3_is_named(
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""
 
-    monkeypatch.setattr(s3_module, "PATIENCE_SECONDS", 2)
+    monkeypatch.setattr(patience, "BRIEF", replace(patience.BRIEF, seconds=2.0))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()

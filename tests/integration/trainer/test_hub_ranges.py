@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ from peftjob_api import Reason
 from peftjob_api.spec import BaseModelSpec, StorageSpec
 from peftjob_trainer.exits import TrainerError
 from peftjob_trainer.sharding.sources import Source, open_source
-from peftjob_trainer.storage import fetch_model
-from peftjob_trainer.storage import store as store_module
+from peftjob_trainer.storage import fetch_model, patience
 
 sys.path.append(str(Path(__file__).resolve().parent))
 
@@ -219,7 +218,7 @@ def test_what_does_not_pass_is_named(
     opened: Source, world: World, monkeypatch: pytest.MonkeyPatch, spoil: dict[str, Any], want: Reason,
     want_in_message: tuple[str, ...],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(store_module, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(patience, "BRIEF", replace(patience.BRIEF, seconds=1.0))
     vars(world).update(spoil, times=10**6)
     with pytest.raises(TrainerError) as error:
         read_half(opened)

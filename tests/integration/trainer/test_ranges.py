@@ -8,7 +8,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,8 +19,7 @@ from peftjob_cluster.s3 import S3Server
 from peftjob_trainer.exits import TrainerError
 from peftjob_trainer.sharding import sources
 from peftjob_trainer.sharding.sources import Read, Source, open_source
-from peftjob_trainer.storage import fetch_model
-from peftjob_trainer.storage import store as store_module
+from peftjob_trainer.storage import fetch_model, patience
 
 sys.path.append(str(Path(__file__).resolve().parent))
 
@@ -168,7 +167,7 @@ def test_what_passes_is_borne(opened: Source, faults: Faults, spoil: dict[str, i
 
 
 def test_what_does_not_pass_is_named(opened: Source, faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(patience, "BRIEF", replace(patience.BRIEF, seconds=1.0))
     faults.status, faults.times = 503, 10**6
     with pytest.raises(TrainerError) as error:
         read_half(opened)

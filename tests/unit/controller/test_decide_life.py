@@ -28,6 +28,7 @@ SUSPENDED = condition("Suspended", "True", "Suspended", "spec.suspend is true: n
 HELD = condition("WorkersReady", "False", "Suspended", "spec.suspend is true: no workers, until it is false")
 QUEUED = condition("Suspended", "True", "Queued", "a queue holds tune-1 back")
 WAITS = condition("WorkersReady", "False", "Queued", "a queue holds tune-1 back")
+AWAY = condition("WorkersReady", "True", "WaitingForStorage", "training goes on, but its checkpoints wait")
 OVER = condition("WorkersReady", "False", "Finished", "the job is over")
 
 
@@ -163,6 +164,53 @@ WORK = [
         GANG,
         seen=said(checkpoint={**SAVED, "uri": "s3://elsewhere/checkpoints/step-00000020-claim-1"}),
         want_no_write=True,
+    ),
+    Case(
+        "the adapter is being published",
+        peftjob(running()),
+        [child_job()],
+        GANG,
+        seen=said(phase="Publishing"),
+        want_state="Publishing",
+        want_conditions={"WorkersReady": ("True", "Running")},
+    ),
+    Case(
+        "a worker that says nothing for a moment still publishes",
+        peftjob(running(state="Publishing")),
+        [child_job()],
+        GANG,
+        want_no_write=True,
+    ),
+    Case(
+        "a finished adapter that waits for its output",
+        peftjob(running()),
+        [child_job()],
+        GANG,
+        seen=said(
+            phase="Publishing", waiting={"what": "Adapter", "since": 1782900000.4, "message": "s3://a: no answer"}
+        ),
+        want_state="Publishing",
+        want_conditions={"WorkersReady": ("True", "WaitingForStorage")},
+        want_words=["the adapter is finished and waits", "since 2026-07-01T10:00:00Z", "s3://a: no answer"],
+    ),
+    Case(
+        "checkpoints that wait, since a time that no calendar has",
+        peftjob(running()),
+        [child_job()],
+        GANG,
+        seen=said(phase="Training", waiting={"what": "Checkpoints", "since": 1e300, "message": "no room is left"}),
+        want_state="Running",
+        want_conditions={"WorkersReady": ("True", "WaitingForStorage")},
+        want_words=["training goes on, but its checkpoints wait for the output: no room is left"],
+    ),
+    Case(
+        "the output is back",
+        peftjob(status(1, AWAY, activeSince=at(-100), state="Running")),
+        [child_job()],
+        GANG,
+        seen=said(phase="Training"),
+        want_state="Running",
+        want_conditions={"WorkersReady": ("True", "Running")},
     ),
     Case(
         "a worker that ends first leaves the gang running",

@@ -207,6 +207,10 @@ def test_a_job_that_goes_its_way_costs_three_writes_and_three_events() -> None:
         pytest.param(("False", "Starting"), ("False", "Unschedulable"), [("Warning", "Unschedulable")], id="a problem"),
         pytest.param(("False", "Unschedulable"), ("False", "Unschedulable"), [], id="the same problem"),
         pytest.param(("True", "Running"), ("False", "NodeLost"), [("Warning", "NodeLost")], id="a disruption"),
+        pytest.param(
+            ("True", "Running"), ("True", "WaitingForStorage"), [("Warning", "WaitingForStorage")], id="S3 is away"
+        ),
+        pytest.param(("True", "WaitingForStorage"), ("True", "Running"), [("Normal", "Running")], id="S3 is back"),
         pytest.param(("True", "Running"), ("False", "Finished"), [], id="the end is told by another condition"),
     ],
 )

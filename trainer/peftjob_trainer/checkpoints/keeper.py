@@ -1,10 +1,13 @@
 """When a checkpoint is due, and its writing in the background. Held by the loop on every rank; only rank 0's writes.
 
 A step waits for a copy of what is trained and its moments, never for the store: while one checkpoint is being written,
-the next one waits for the first step after it. A store that fails costs a line in the log, and the next one is tried.
+the next one waits for the first step after it. A store that fails costs no step either: the status says since when
+checkpoints wait, and after a pause that grows to a minute the one of the step then is tried, so that one is there soon
+after the store is.
 """
 
 import logging
+import random
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -12,11 +15,12 @@ from contextlib import contextmanager
 from typing import Final
 
 import torch.distributed as dist
-from peftjob_api import CheckpointInfo, Reason
+from peftjob_api import CheckpointInfo, Reason, WaitingInfo
 from peftjob_api.checkpoint_spec import CheckpointSpec
 
 from ..exits import TrainerError
 from ..failures import explain
+from ..storage.patience import LASTING, pause
 from .state import TrainingState, told_sizes
 from .stored import Stored
 
@@ -34,6 +38,7 @@ class Checkpoints:
         spec: CheckpointSpec,
         stored: Stored | None = None,
         told: Callable[[CheckpointInfo], None] = lambda _: None,
+        waits: Callable[[WaitingInfo | None], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin to count.
@@ -42,14 +47,20 @@ class Checkpoints:
             spec: `spec.checkpoint`.
             stored: Where they go; None on ranks that write none.
             told: Called, from another thread, with each that was written.
+            waits: Called, from another thread, when checkpoints wait for the store, and with None when no longer.
             clock: In seconds.
         """
-        self._spec, self._stored, self._told, self._clock = spec, stored, told, clock
+        self._spec, self._stored, self._told, self._waits, self._clock = spec, stored, told, waits, clock
         self._pool = ThreadPoolExecutor(1, "checkpoint") if stored is not None else None
         self._writing: Future[None] | None = None
         self._step, self._since = 0, clock()
         self._written: CheckpointInfo | None = None
         self._error: TrainerError | None = None
+        self._failures = 0
+        """Writes in a row."""
+        self._failing: tuple[float, float] | None = None
+        """Since when, by the clock and in Unix time."""
+        self._retry_at: float | None = None
         self._give_up: float | None = None
         """When the last one is not waited for any longer."""
 
@@ -66,7 +77,16 @@ class Checkpoints:
     def offer(self, step: int, take: Callable[[], TrainingState]) -> None:
         """Begin to write a checkpoint of a step, if one is due and the one before has been written."""
         is_free = self._pool is not None and (self._writing is None or self._writing.done())
-        if is_free and is_due(self._spec, step, self._step, self._clock() - self._since):
+        if not is_free:
+            return
+        now = self._clock()
+        is_retried = self._retry_at is not None and now >= self._retry_at
+        if is_retried or is_due(self._spec, step, self._step, now - self._since):
+            self._begin(step, take)
+
+    def finish(self, step: int, take: Callable[[], TrainingState]) -> None:
+        """Begin to write the last step's, so that a gang that dies before it has published leaves nothing to train."""
+        if self._pool is not None and (self._written is None or self._written.step != step):
             self._begin(step, take)
 
     def stop(self, step: int, take: Callable[[], TrainingState]) -> str:
@@ -136,7 +156,7 @@ class Checkpoints:
 
     def _begin(self, step: int, take: Callable[[], TrainingState]) -> None:
         assert self._pool is not None
-        self._step, self._since = step, self._clock()
+        self._step, self._since, self._retry_at = step, self._clock(), None
         self._writing = self._pool.submit(self._write, take())
 
     def _write(self, state: TrainingState) -> None:
@@ -144,13 +164,27 @@ class Checkpoints:
         try:
             info = self._stored.add(state)
         except Exception as error:
-            self._error = explain(error)
-            if not self.is_superseded:
-                log.warning("the checkpoint of step %d is not written: %s", state.step, self._error.message)
+            self._failed(state.step, explain(error))
             return
+        if self._failing is not None:
+            self._failures, self._failing = 0, None
+            self._waits(None)
         self._written, self._error = info, None
         log.info("checkpoint of step %d: %s (%s)", info.step, info.uri, told_sizes(state))
         self._told(info)
+
+    def _failed(self, step: int, error: TrainerError) -> None:
+        """Tell of a checkpoint that could not be written, and set when the next one is tried."""
+        self._error = error
+        if self.is_superseded:
+            return
+        now = self._clock()
+        self._failing = self._failing or (now, time.time())
+        self._failures += 1
+        seconds = pause(LASTING, error, self._failures, now - self._failing[0], random.random())
+        self._retry_at = None if seconds is None else now + seconds
+        self._waits(WaitingInfo(what="Checkpoints", since=self._failing[1], message=error.message))
+        log.warning("the checkpoint of step %d is not written: %s", step, error.message)
 
 
 def is_due(spec: CheckpointSpec, step: int, last: int, seconds: float) -> bool:

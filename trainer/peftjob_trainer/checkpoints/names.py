@@ -5,7 +5,7 @@ Each name ends with the number of the claim under which it is written, so that t
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from peftjob_api.constants import CHECKPOINTS_FOLDER, MANIFEST_NAME
@@ -40,18 +40,31 @@ def claim_number(key: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def remove(store: Store, is_over: Callable[[str, int], bool] = lambda *_: True) -> None:
+def remove(store: Store, is_over: Callable[[str, int], bool] = lambda *_: True, known: Collection[str] = ()) -> None:
     """Remove files of checkpoints, and of unfinished ones; where the store refuses, they stay and the log says so.
 
     Args:
         store: The output folder.
         is_over: Tells by a key, and the number of the claim that it was written under, whether nobody needs it.
+        known: Keys that are there even if the store, which may list late, does not show them.
     """
     prefix = f"{CHECKPOINTS_FOLDER}/"
+
+    def goes(key: str) -> bool:
+        number = claim_number(key)
+        return number is not None and is_over(key, number)
+
     try:
-        for key in [*(o.key for o in store.list(prefix)), *store.unfinished(prefix)]:
-            number = claim_number(key)
-            if number is not None and is_over(key, number):
-                store.delete(key)
+        for key in filter(goes, {o.key for o in store.list(prefix)}.union(known)):
+            store.delete(key)
+        store.discard(prefix, goes)
     except TrainerError as error:  # a right to write is often none to delete
         log.warning("checkpoints that nobody needs stay: %s", error.message)
+
+
+def discard(store: Store, names: Collection[str]) -> None:
+    """Remove what killed writes left of files to publish; where the store refuses, it stays and the log says so."""
+    try:
+        store.discard("", lambda key: key in names)
+    except TrainerError as error:
+        log.warning("unfinished writes stay: %s", error.message)

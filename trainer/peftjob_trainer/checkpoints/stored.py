@@ -22,7 +22,7 @@ from ..claim import CheckpointEntry, Claim, FileEntry
 from ..exits import TrainerError
 from ..storage import ObjectNotFound
 from ..storage.adapters import sha256
-from .names import STATE_NAME, best_of, folder_of, manifest_of, remove
+from .names import STATE_NAME, best_of, discard, folder_of, manifest_of, remove
 from .state import TrainingState, write_best, write_state
 
 log = logging.getLogger(__name__)
@@ -150,10 +150,11 @@ class Stored:
         return CheckpointInfo(step=state.step, uri=self._uri(folder))
 
     def sweep(self) -> None:
-        """Remove what earlier gangs wrote of checkpoints that never came to be."""
+        """Remove what earlier gangs wrote of checkpoints, and of files to publish, that never came to be."""
         listed = {key for entry in self._claim.record.checkpoints for key in entry.files}
         # A gang that superseded this one writes under a higher number.
         remove(self._claim.store, lambda key, number: key not in listed and number < self._claim.number)
+        discard(self._claim.store, self._claim.record.files)
 
     def clear(self) -> None:
         """Forget all, and remove them: nobody is to go on from here.

@@ -24,8 +24,8 @@ from peftjob_api.spec import StorageSpec
 from ..exits import TrainerError
 from ..storage import ObjectNotFound, PreconditionFailed, hub
 from ..storage.fetch import open_s3
+from ..storage.patience import Patience
 from ..storage.s3 import S3Store
-from ..storage.store import Patience
 from ..storage.weights import Weights, corrupt, verify_weights
 
 LOCAL_THREADS: Final = 4

@@ -19,8 +19,9 @@ from peftjob_api.spec import BaseModelSpec, StorageSpec
 from ..exits import TrainerError
 from . import hub
 from .files import FileStore
+from .patience import Policy, retried
 from .s3 import S3Store, make_client
-from .store import ObjectNotFound, PreconditionFailed, Store, retried
+from .store import ObjectNotFound, PreconditionFailed, Store
 from .uris import parse
 from .weights import (
     INDEX_NAME,
@@ -46,21 +47,26 @@ _PROCESSOR_NAMES = {
 _PARALLEL_FILES = 4
 
 
-def open_s3(uri: str, storage: StorageSpec) -> S3Store:
+def open_s3(uri: str, storage: StorageSpec, policy: Policy | None = None) -> S3Store:
     """Return the folder at an `s3://` uri; nothing is read yet."""
     location = parse(uri)
-    return S3Store(make_client(storage.s3), location.container, location.path)
+    return S3Store(make_client(storage.s3), location.container, location.path, policy)
 
 
-def open_store(uri: str, storage: StorageSpec) -> Store:
+def open_store(uri: str, storage: StorageSpec, policy: Policy | None = None) -> Store:
     """Return the folder at a `s3://`, `pvc://` or `file://` uri; nothing is read or made yet.
+
+    Args:
+        uri: Of the folder.
+        storage: `spec.storage`.
+        policy: How long each call is made again while S3 is away; `BRIEF` if none is given.
 
     Raises:
         ValueError: The uri has another scheme; the API lets none pass as an output.
     """
     location = parse(uri)
     if location.scheme == "s3":
-        return open_s3(uri, storage)
+        return open_s3(uri, storage, policy)
     if location.is_local:
         return FileStore(location.local, uri)
     raise ValueError(f"{uri}: no folder that can be written")

@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -64,7 +64,7 @@ class FileStore(Store):
         path = self._path(key)
         with self._told(key):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
+            handle, temporary = tempfile.mkstemp(prefix=f"{_TEMPORARY}{path.name}.", dir=path.parent)
             try:
                 with os.fdopen(handle, "wb") as file:
                     if isinstance(body, bytes):
@@ -107,11 +107,14 @@ class FileStore(Store):
                 with suppress(OSError):  # gone, or not empty
                     (self._root / folder).rmdir()
 
-    def unfinished(self, prefix: str) -> Sequence[str]:
-        """See `Store.unfinished`."""
+    def discard(self, prefix: str, is_over: Callable[[str], bool]) -> None:
+        """See `Store.discard`: temporary files."""
         with self._told():
-            paths = [path.relative_to(self._root).as_posix() for path in self._root.rglob(f"{_TEMPORARY}*")]
-        return [key for key in paths if key.startswith(prefix)]
+            found = [path.relative_to(self._root) for path in self._root.rglob(f"{_TEMPORARY}*")]
+        for path in found:
+            key = path.with_name(path.name.removeprefix(_TEMPORARY).rpartition(".")[0] or path.name).as_posix()
+            if key.startswith(prefix) and is_over(key):
+                self.delete(path.as_posix())
 
     def _path(self, key: str) -> Path:
         """Return the file of a key; a key that leaves the folder is a mistake of ours."""
@@ -151,6 +154,11 @@ class FileStore(Store):
                     Reason.STORAGE_ACCESS_DENIED,
                     f"{where}: {error.strerror}: let the worker's user (uid {os.getuid()}) read and write the volume, "
                     f"for instance by securityContext.fsGroup in spec.workers.podTemplate",
+                ) from error
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise TrainerError(
+                    Reason.STORAGE_FULL,
+                    f"{where}: {error.strerror}: make room on the volume, or give it more",
                 ) from error
             raise TrainerError(Reason.STORAGE_UNAVAILABLE, f"{where}: {error}: check the volume") from error
 

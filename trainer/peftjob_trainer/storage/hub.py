@@ -30,7 +30,8 @@ from peftjob_api import Reason
 from peftjob_api.spec import BaseModelSpec, HuggingFaceStorageSpec
 
 from ..exits import TrainerError
-from .store import CHUNK_BYTES, Busy, PreconditionFailed, no_ranges
+from .patience import Busy
+from .store import CHUNK_BYTES, PreconditionFailed, no_ranges
 from .uris import parse
 
 TIMEOUT_SECONDS = 10.0

@@ -2,13 +2,16 @@
 
 Opened by `open_store`. Unreachable endpoints, wrong keys and missing buckets become `TrainerError`s that name the
 field to correct, after bounded retries: at most about 30 s when nothing answers.
+
+Each write carries an id in the object's metadata. A write that arrived, but whose answer did not, is tried again, and
+its condition then no longer holds: by its id the object is known as its own.
 """
 
-import time
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import boto3
 from boto3.exceptions import Boto3Error
@@ -27,6 +30,7 @@ from peftjob_api import Reason
 from peftjob_api.spec import S3StorageSpec
 
 from ..exits import TrainerError
+from .patience import Policy, retried
 from .store import (
     CHUNK_BYTES,
     ConditionsUnsupported,
@@ -40,13 +44,14 @@ from .store import (
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 30
-ATTEMPTS = 4
-PATIENCE_SECONDS = 20
-"""How long a failed call is made again, so that a server that restarts costs no gang."""
-RETRY_SECONDS = 1
+ATTEMPTS = 3
+"""Of a request, by the library; together they end within the time that a pod has after SIGTERM."""
 DEFAULT_REGION = "us-east-1"
 PART_BYTES = 64 * 1024 * 1024
 """Larger files go up in parts of this size; S3 takes at most 10,000 parts, so up to 640 GB."""
+
+WRITE_ID: Final = "peftjob-write"
+"""Name in an object's metadata of the id of the write that made it."""
 
 T = TypeVar("T")
 
@@ -64,6 +69,10 @@ _DENIED = {
 _WRONG_REGION = {"301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
 _PRECONDITION = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
 _NOT_FOUND = {"404", "NoSuchKey", "NotFound"}
+# Of Ceph and versitygw, of MinIO, and of others.
+_FULL = {"QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage"}
+# Of the last two, an upload in parts is gone, or a part of it: it begins anew.
+_AWAY = {"SlowDown", "RequestTimeout", "ThrottlingException", "OperationAborted", "NoSuchUpload", "InvalidPart"}
 _UNSUPPORTED = {"501", "NotImplemented"}
 
 
@@ -89,8 +98,9 @@ def make_client(spec: S3StorageSpec | None) -> Any:
 class S3Store(Store):
     """The objects of a bucket below a prefix."""
 
-    def __init__(self, client: Any, bucket: str, prefix: str) -> None:
+    def __init__(self, client: Any, bucket: str, prefix: str, policy: Policy | None = None) -> None:
         self._client = client
+        self._policy = policy
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
@@ -141,29 +151,47 @@ class S3Store(Store):
         if if_match is not None:
             conditions["IfMatch"] = if_match
         target = {"Bucket": self._bucket, "Key": self._prefix + key}
+        mark = {WRITE_ID: secrets.token_hex(16)}
+
+        def put(content: Any) -> str:
+            return self._client.put_object(**target, Body=content, Metadata=mark, **conditions)["ETag"]
 
         def call() -> str:
             if isinstance(body, bytes):
-                return self._client.put_object(**target, Body=body, **conditions)["ETag"]
+                return put(body)
             if isinstance(body, Stream):
                 with body.open() as made:
                     if body.size <= PART_BYTES:
-                        return self._client.put_object(**target, Body=made.read(), **conditions)["ETag"]
-                    return self._put_parts(target, made, conditions)
+                        return put(made.read())
+                    return self._put_parts(target, made, mark, conditions)
             with body.open("rb") as file:
                 if body.stat().st_size <= PART_BYTES:
-                    return self._client.put_object(**target, Body=file, **conditions)["ETag"]
-                return self._put_parts(target, file, conditions)
+                    return put(file)
+                return self._put_parts(target, file, mark, conditions)
 
         try:
             return self._do(call, key)
-        except ObjectNotFound as error:
+        except (ObjectNotFound, PreconditionFailed) as error:
             # S3 answers If-Match on an object that is gone with 404.
-            raise PreconditionFailed(key) from error
+            etag = self._written(key, mark)
+            if etag is None:
+                raise PreconditionFailed(f"{self.uri}/{key}") from error
+            return etag
 
-    def _put_parts(self, target: dict[str, str], file: Any, conditions: dict[str, str]) -> str:
+    def _written(self, key: str, mark: dict[str, str]) -> str | None:
+        """Return the ETag of an object, if it is the one that a certain write made."""
+        try:
+            answer = self._do(lambda: self._client.head_object(Bucket=self._bucket, Key=self._prefix + key), key)
+        except ObjectNotFound:
+            return None
+        return answer["ETag"] if answer.get("Metadata", {}).items() >= mark.items() else None
+
+    def _put_parts(self, target: dict[str, str], file: Any, mark: dict[str, str], conditions: dict[str, str]) -> str:
         """Upload a large file in parts; the conditions hold for the call that puts them together."""
-        upload = {**target, "UploadId": self._client.create_multipart_upload(**target)["UploadId"]}
+        upload = {
+            **target,
+            "UploadId": self._client.create_multipart_upload(**target, Metadata=mark)["UploadId"],
+        }
         try:
             parts: list[dict[str, Any]] = []
             while data := file.read(PART_BYTES):
@@ -174,7 +202,7 @@ class S3Store(Store):
                 "ETag"
             ]
         except BaseException:
-            # What cannot be aborted now, a lifecycle rule of the bucket has to; the first error tells more.
+            # What cannot be aborted now, `discard` finds later; the first error tells more.
             with suppress(BotoCoreError, ClientError):
                 self._client.abort_multipart_upload(**upload)
             raise
@@ -218,6 +246,21 @@ class S3Store(Store):
         """See `Store.delete`."""
         self._do(lambda: self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key), key)
 
+    def discard(self, prefix: str, is_over: Callable[[str], bool]) -> None:
+        """See `Store.discard`: uploads in parts, which cost as much as objects until somebody aborts them."""
+
+        def call() -> None:
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
+                key, number = upload["Key"], upload["UploadId"]
+                if is_over(key.removeprefix(self._prefix)):
+                    self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=number)
+
+        with suppress(ConditionsUnsupported, ObjectNotFound):  # a store that cannot list them
+            self._do(call)
+
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
@@ -225,17 +268,14 @@ class S3Store(Store):
     def _do(self, call: Callable[[], T], key: str = "") -> T:
         """Call the library, again while S3 is away for a moment, and turn its errors into ours."""
         where = f"{self.uri}/{key}" if key else self.uri
-        endpoint = self._client.meta.endpoint_url
-        give_up = time.monotonic() + PATIENCE_SECONDS
-        while True:
+
+        def translated() -> T:
             try:
                 return call()
             except (BotoCoreError, ClientError, Boto3Error) as error:
-                told = _translate(error, where, self._bucket, endpoint)
-                away = isinstance(told, TrainerError) and told.reason is Reason.STORAGE_UNAVAILABLE
-                if not away or time.monotonic() + RETRY_SECONDS > give_up:
-                    raise told from error
-            time.sleep(RETRY_SECONDS)
+                raise _translate(error, where, self._bucket, self._client.meta.endpoint_url) from error
+
+        return retried(translated, self._policy)
 
 
 def _translate(error: Exception, where: str, bucket: str, endpoint: str) -> Exception:
@@ -273,12 +313,19 @@ def _translate_answer(error: ClientError, where: str, bucket: str, endpoint: str
             Reason.BUCKET_NOT_FOUND,
             f"{where}: {endpoint} has no bucket {bucket!r}: create it, or correct the uri or spec.storage.s3.endpoint",
         )
-    if code in _NOT_FOUND:
+    if code in _NOT_FOUND and not (code == "404" and error.operation_name == "GetObject"):
         return ObjectNotFound(where)
+    if code == "404":  # S3 says in words what is missing, where there is room for them
+        return _no_s3(where, endpoint, "it answers 404 and nothing of S3")
     if code in _PRECONDITION or status == 412:
         return PreconditionFailed(where)
     if code in _UNSUPPORTED or status == 501:
         return ConditionsUnsupported(said)
+    if code in _FULL or status == 507:
+        return TrainerError(
+            Reason.STORAGE_FULL,
+            f"{where}: no room is left at {endpoint} ({said}): make some in bucket {bucket!r}, or raise its quota",
+        )
     if code in _DENIED or status in (401, 403):
         return TrainerError(
             Reason.STORAGE_ACCESS_DENIED,
@@ -292,7 +339,7 @@ def _translate_answer(error: ClientError, where: str, bucket: str, endpoint: str
             f"{where}: the bucket is in another region ({said}): set spec.storage.s3.region"
             + (f" to {region}" if region else ""),
         )
-    if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout", "ThrottlingException"):
+    if status >= 500 or status == 429 or code in _AWAY:
         return TrainerError(
             Reason.STORAGE_UNAVAILABLE, f"{where}: {endpoint} cannot serve now ({said}): see its own log"
         )

@@ -3,12 +3,11 @@
 Used by `claim` and `publish`, which build fencing on nothing but the conditions, and by `fetch` to read inputs.
 """
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 
 from peftjob_api import Reason
 
@@ -16,13 +15,6 @@ from ..exits import TrainerError
 
 CHUNK_BYTES: Final = 1024 * 1024
 """Of a range, read at once."""
-PATIENCE_SECONDS: Final = 20.0
-"""How long a range is asked for again without getting a byte, so that a server that restarts costs no gang."""
-BUSY_SECONDS: Final = 120.0
-"""The same of a service that says itself when to come again."""
-_FIRST_DELAY, _LONGEST_DELAY = 0.2, 3.0
-
-T = TypeVar("T")
 
 
 class ObjectNotFound(Exception):
@@ -31,14 +23,6 @@ class ObjectNotFound(Exception):
 
 class PreconditionFailed(Exception):
     """The object is not in the state that a conditional write asked for: someone else wrote first."""
-
-
-class Busy(TrainerError):
-    """The service is there, but wants to be left alone for a time, in seconds."""
-
-    def __init__(self, message: str, seconds: float) -> None:
-        super().__init__(Reason.STORAGE_UNAVAILABLE, message)
-        self.seconds = seconds
 
 
 class ConditionsUnsupported(Exception):
@@ -105,8 +89,8 @@ class Reader:
 class Store(ABC):
     """A folder of objects; keys are relative to it and use `/`.
 
-    Every method raises `TrainerError` (`STORAGE_UNAVAILABLE`, `STORAGE_ACCESS_DENIED`, `BUCKET_NOT_FOUND`) when the
-    store itself fails.
+    Every method raises `TrainerError` (`STORAGE_UNAVAILABLE`, `STORAGE_FULL`, `STORAGE_ACCESS_DENIED`,
+    `BUCKET_NOT_FOUND`) when the store itself fails.
     """
 
     uri: str
@@ -157,41 +141,14 @@ class Store(ABC):
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
 
-    def unfinished(self, prefix: str) -> Sequence[str]:
-        """Return keys, for `delete`, of what writes that were killed left below a prefix; most stores hide it."""
-        return ()
+    @abstractmethod
+    def discard(self, prefix: str, is_over: Callable[[str], bool]) -> None:
+        """Remove what unfinished writes left of objects below a prefix, which no other method shows.
 
-
-class Patience:
-    """Decides whether to ask a store again, with growing delays."""
-
-    def __init__(self) -> None:
-        self.renew()
-
-    def renew(self) -> None:
-        """Start anew, after some success."""
-        self._since = time.monotonic()
-        self._delay = _FIRST_DELAY
-
-    def bear(self, error: TrainerError) -> None:
-        """Wait for a while after an error; raise it if asking again does not help or was tried for long enough."""
-        delay, until = self._delay, self._since + PATIENCE_SECONDS
-        if isinstance(error, Busy):
-            delay, until = max(delay, error.seconds), self._since + BUSY_SECONDS
-        if error.reason is not Reason.STORAGE_UNAVAILABLE or time.monotonic() + delay > until:
-            raise error
-        time.sleep(delay)
-        self._delay = min(2 * self._delay, _LONGEST_DELAY)
-
-
-def retried(call: Callable[[], T]) -> T:
-    """Return what a call returns, made again while the store is away for a moment."""
-    patience = Patience()
-    while True:
-        try:
-            return call()
-        except TrainerError as error:
-            patience.bear(error)
+        Args:
+            prefix: Of keys.
+            is_over: Tells by an object's key whether nobody writes it any more.
+        """
 
 
 def no_ranges(where: str, endpoint: str) -> TrainerError:

@@ -1,12 +1,13 @@
 """When a checkpoint is due, and that no step waits for the store."""
 
+import itertools
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peftjob_api import CheckpointInfo, Reason
+from peftjob_api import CheckpointInfo, Reason, WaitingInfo
 from peftjob_api.checkpoint_spec import CheckpointSpec
 from peftjob_trainer.checkpoints import keeper
 from peftjob_trainer.checkpoints.keeper import Checkpoints, is_due
@@ -128,6 +129,61 @@ def test_a_store_that_fails_costs_no_step(monkeypatch: pytest.MonkeyPatch, caplo
     slow.failure = None
     checkpoints.stop(14, lambda: State(14))  # type: ignore[arg-type, return-value]
     assert told == [14]
+
+
+def test_checkpoints_wait_for_the_store_and_training_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state of the moment is tried after growing pauses, not only when the next one is due."""
+    slow, now = Slow(), [0.0]
+    slow.failure = TrainerError(Reason.STORAGE_UNAVAILABLE, "s3 is away")
+    slow.may_end.set()
+    taken, told, waits = list[int](), list[int](), list[WaitingInfo | None]()
+    monkeypatch.setattr(keeper.random, "random", lambda: 0.5)
+    checkpoints = Checkpoints(
+        CheckpointSpec(every_steps=100),
+        slow,
+        lambda info: told.append(info.step),
+        waits.append,
+        lambda: now[0],  # type: ignore[arg-type]
+    )
+
+    def step(number: int) -> None:
+        checkpoints.offer(number, lambda: taken.append(number) or State(number))  # type: ignore[func-returns-value, return-value, arg-type]
+        checkpoints._is_idle(30)
+        now[0] += 0.5
+
+    for number in range(98, 200):
+        step(number)
+    tries = [number / 2 for number in taken]
+    assert taken[0] == 100
+    assert all(later - earlier <= 60 for earlier, later in itertools.pairwise(tries))
+    assert 5 < len(taken) < 12, "ever more seldom"
+    assert told == []
+    assert {info.since for info in waits if info} == {waits[0].since if waits[0] else None}
+    slow.failure = None
+    number = 200
+    while not told:
+        step(number)
+        number += 1
+    assert told == [taken[-1]]
+    assert waits[-1] is None
+    assert number < 200 + 120, "soon after the store is back"
+    before = len(taken)
+    step(number)
+    assert len(taken) == before, "then by the spec alone"
+
+
+def test_the_last_step_is_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow()
+    slow.may_end.set()
+    checkpoints, told = made(slow, monkeypatch)
+    checkpoints.finish(17, lambda: State(17))  # type: ignore[arg-type, return-value]
+    checkpoints.close()
+    assert told == [17]
+    again, told = made(slow, monkeypatch)
+    again.resumed(CheckpointInfo(step=17, uri="s3://out/17"))
+    again.finish(17, lambda: pytest.fail("it is there"))
+    again.close()
+    assert told == [17]
 
 
 def test_a_gang_that_lost_its_claim_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import itertools
 import json
 import random
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,9 @@ class TakingTurns(Store):
 
     def delete(self, key: str) -> None:
         self._do("delete", key)
+
+    def discard(self, prefix: str, is_over: Callable[[str], bool]) -> None:
+        self._do("discard", prefix, is_over)
 
 
 @pytest.mark.parametrize("seed", range(300))

@@ -6,8 +6,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ParamValidationError
 from peftjob_api import Reason
 from peftjob_trainer.exits import TrainerError
-from peftjob_trainer.storage import ConditionsUnsupported, ObjectNotFound, PreconditionFailed
-from peftjob_trainer.storage import s3 as s3_module
+from peftjob_trainer.storage import ConditionsUnsupported, ObjectNotFound, PreconditionFailed, patience
 from peftjob_trainer.storage.s3 import S3Store
 
 
@@ -18,33 +17,46 @@ def answer(code: str, status: int, **headers: str) -> ClientError:
 
 
 class Client:
-    """Fails every call the same way, for so many times."""
+    """Fails every write the same way, for so many times; the first may arrive all the same."""
 
-    def __init__(self, error: Exception, times: int = 1000) -> None:
+    def __init__(self, error: Exception, times: int = 1000, *, arrives: bool = False) -> None:
         self.error = error
         self.times = times
+        self.arrives = arrives
         self.calls = 0
         self.meta = type("Meta", (), {"endpoint_url": "https://s3.example"})
+        self.there: dict[str, Any] = {"ETag": '"of another"', "Metadata": {}}
 
-    def put_object(self, **_: Any) -> dict[str, str]:
+    def put_object(self, **given: Any) -> dict[str, str]:
         self.calls += 1
+        if self.arrives:
+            self.there = {"ETag": '"arrived"', "Metadata": given["Metadata"]}
         if self.calls <= self.times:
             raise self.error
         return {"ETag": '"done"'}
+
+    def head_object(self, **_: Any) -> dict[str, Any]:
+        return self.there
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Time that passes by sleeping alone."""
     now = [0.0]
-    monkeypatch.setattr(s3_module.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(s3_module.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr(patience.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(patience.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
     return now
 
 
 @pytest.mark.parametrize(
     ("error", "want", "want_in_message"),
     [
+        (answer("QuotaExceeded", 403), Reason.STORAGE_FULL, "make some in bucket 'bucket'"),
+        (answer("XMinioStorageFull", 507), Reason.STORAGE_FULL, "or raise its quota"),
+        (answer("", 507), Reason.STORAGE_FULL, "no room is left"),
+        (answer("NoSuchUpload", 404), Reason.STORAGE_UNAVAILABLE, "it said"),
+        (answer("InvalidPart", 400), Reason.STORAGE_UNAVAILABLE, "it said"),
+        (answer("OperationAborted", 409), Reason.STORAGE_UNAVAILABLE, "it said"),
         (answer("AccessDenied", 403), Reason.STORAGE_ACCESS_DENIED, "secretName"),
         (answer("ExpiredToken", 400), Reason.STORAGE_ACCESS_DENIED, "secretName"),
         (answer("RequestTimeTooSkewed", 403), Reason.STORAGE_ACCESS_DENIED, "it said"),
@@ -90,24 +102,54 @@ def test_what_an_answer_to_a_conditional_write_means(error: Exception, want: typ
     assert client.calls == 1
 
 
+@pytest.mark.parametrize("arrives", [True, False], ids=["it is our own write", "it is another's"])
+def test_a_refused_write_looks_whose_object_is_there(arrives: bool) -> None:
+    """The library tries again by itself: the first try may have arrived, and its answer not."""
+    store = S3Store(Client(answer("PreconditionFailed", 412), arrives=arrives), "bucket", "prefix")
+    if arrives:
+        assert store.put("key", b"x", if_none_match=True) == '"arrived"'
+        return
+    with pytest.raises(PreconditionFailed):
+        store.put("key", b"x", if_none_match=True)
+
+
+class Reading:
+    """Fails every read the same way."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.meta = type("Meta", (), {"endpoint_url": "https://s3.example"})
+
+    def head_object(self, **_: Any) -> None:
+        raise self.error
+
+    get_object = head_object
+
+
 def test_a_missing_object_is_no_failure_of_the_store() -> None:
-    client = Client(answer("404", 404))
-    client.head_object = client.put_object  # type: ignore[attr-defined]
-    client.get_object = client.put_object  # type: ignore[attr-defined]
-    store = S3Store(client, "bucket", "prefix")
-    assert store.head("key") is None
+    # A HEAD has no body to say more in.
+    head = ClientError({"Error": {"Code": "404"}, "ResponseMetadata": {"HTTPStatusCode": 404}}, "HeadObject")
+    assert S3Store(Reading(head), "bucket", "prefix").head("key") is None
     with pytest.raises(ObjectNotFound):
-        store.get("key")
+        S3Store(Reading(answer("NoSuchKey", 404)), "bucket", "prefix").get("key")
+
+
+def test_a_server_that_knows_no_s3_says_nothing_about_an_object() -> None:
+    """A load balancer without its backends: a claim that seems to be gone would end the gang."""
+    page = ClientError({"Error": {"Code": "404"}, "ResponseMetadata": {"HTTPStatusCode": 404}}, "GetObject")
+    with pytest.raises(TrainerError) as error:
+        S3Store(Reading(page), "bucket", "prefix").get("key")
+    assert error.value.reason is Reason.INVALID_CONFIG
 
 
 def test_a_store_that_is_away_is_asked_again_for_a_while(clock: list[float]) -> None:
     busy = answer("ServiceUnavailable", 503)
-    assert S3Store(Client(busy, times=10), "bucket", "prefix").put("key", b"x") == '"done"'
+    assert S3Store(Client(busy, times=6), "bucket", "prefix").put("key", b"x") == '"done"'
     client = Client(busy)
     with pytest.raises(TrainerError):
         S3Store(client, "bucket", "prefix").put("key", b"x")
-    assert clock[0] - 10 <= s3_module.PATIENCE_SECONDS
-    assert client.calls > 10
+    assert clock[0] - 10 <= patience.BRIEF.seconds
+    assert client.calls > 7
 
 
 def test_a_refusal_is_not_repeated(clock: list[float]) -> None:

@@ -82,7 +82,6 @@ def test_s3_takes_a_stream(
     part: int, want_parts: list[bytes], want_calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3, "PART_BYTES", part)
-    monkeypatch.setattr(s3, "RETRY_SECONDS", 0.01)
     client, begun = Client(), []
 
     def chunks() -> Iterator[bytes]:

@@ -60,10 +60,11 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     [
         (errno.EACCES, Reason.STORAGE_ACCESS_DENIED, "fsGroup"),
         (errno.EROFS, Reason.STORAGE_ACCESS_DENIED, "fsGroup"),
-        (errno.ENOSPC, Reason.STORAGE_UNAVAILABLE, "check the volume"),
+        (errno.ENOSPC, Reason.STORAGE_FULL, "make room on the volume"),
+        (errno.EDQUOT, Reason.STORAGE_FULL, "make room on the volume"),
         (errno.EIO, Reason.STORAGE_UNAVAILABLE, "check the volume"),
     ],
-    ids=["no right to write", "a read-only volume", "a full volume", "a broken volume"],
+    ids=["no right to write", "a read-only volume", "a full volume", "a used up quota", "a broken volume"],
 )
 def test_a_volume_that_cannot_be_written_is_named_and_left_clean(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, want: Reason, want_in_message: str

@@ -230,7 +230,7 @@ class Driver:
         was_running = False
         while not self._is_over.wait(_WATCH_SECONDS):
             status = (self._ground.jobs.job(self._plan.name) or {}).get("status", {})
-            is_running = status.get("state") == "Running"
+            is_running = status.get("state") in ("Running", "Publishing")
             if was_running and not is_running:
                 self._not_running.append(time.monotonic())
             was_running = is_running

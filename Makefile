@@ -84,6 +84,11 @@ MINUTES ?= 120
 soak: setup tools-api  ## small jobs with faults for MINUTES=120; memory of operator and trainer, and what is left (root)
 	PYTHONPATH=$(CURDIR)/tests:$(CURDIR)/tests/cluster $(PY) -m faults.soak --minutes $(MINUTES)
 
+.PHONY: test-operator-faults
+test-operator-faults: setup tools-api  ## every call of the operator's lives meets every fault, on a real API server; API server away for minutes
+	mkdir -p $(REPORTS)
+	PEFTJOB_ALL_FAULTS=1 $(PYTEST) tests/integration/controller/test_each_call.py -s --junitxml=$(REPORTS)/operator-faults.xml
+
 .PHONY: test
 test:  ## everything: lint, unit, numerics, integration, e2e
 	bash tests/all.sh $(REPORTS)

@@ -132,7 +132,7 @@ async def live(
         for kind, objects in world.objects.items() if kind != "peftjobs"
         for obj in objects.values()
     )  # fmt: skip
-    return Outcome(_timeless(world.status()), left, Counter(world.events), calls, created)
+    return Outcome(timeless(world.status()), left, Counter(world.events), calls, created)
 
 
 def _go_on(world: World, life: Life) -> None:
@@ -148,7 +148,8 @@ def _go_on(world: World, life: Life) -> None:
             world.run_kubelet(pod, code, message)
 
 
-def _timeless(value: Any) -> Any:
+def timeless(value: Any) -> Any:
+    """Return a status without anything that depends on when things happened."""
     if isinstance(value, dict):
-        return {key: _timeless(inner) for key, inner in value.items() if key not in _TIMES}
-    return [_timeless(inner) for inner in value] if isinstance(value, list) else value
+        return {key: timeless(inner) for key, inner in value.items() if key not in _TIMES}
+    return [timeless(inner) for inner in value] if isinstance(value, list) else value

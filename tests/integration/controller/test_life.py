@@ -309,7 +309,8 @@ def test_the_operator_used_its_rights_all_of_them_and_no_more(plane: ControlPlan
             assert not forbidden, event
     granted = {(group, resource, verb) for (group, resource), verbs in RIGHTS.items() for verb in verbs}
     assert used <= granted
-    assert granted - used <= {("", "pods", "delete")}, "lost pods are another module's"
+    rare = {("", "pods", "delete"), ("peftjob.io", "peftjobs", "get")}
+    assert granted - used <= rare, "lost pods and a status that met a conflict are other modules'"
 
 
 def test_an_immutable_field_of_a_started_job(ns: Namespace) -> None:

@@ -19,7 +19,8 @@ from .settings import NODE_TOLERATION_SECONDS, Settings
 Object = dict[str, Any]
 
 DEFAULT_ACCELERATOR = "nvidia.com/gpu"
-_S3_KEYS = (("AWS_ACCESS_KEY_ID", False), ("AWS_SECRET_ACCESS_KEY", False), ("AWS_SESSION_TOKEN", True))
+_KEYS = "s3-keys"
+_S3_KEYS = tuple(zip(names.S3_KEY_NAMES, (False, False, True), strict=True))
 _HUB_KEYS = (("HF_TOKEN", False),)
 
 
@@ -115,7 +116,9 @@ def pod_template(metadata: Metadata, spec: PeftJobSpec, attempt: int, settings: 
     """Return the pods' template: ours, the user's merged over it, and what must stay ours over both."""
     own = {**labels(metadata), names.LABEL_ATTEMPT: str(attempt), names.LABEL_APP_COMPONENT: names.COMPONENT_WORKER}
     claims = _claims(spec)
+    secret = spec.storage.s3.secret_name if spec.storage.s3 else None
     volumes = [
+        *([_keys_volume(secret)] if secret else []),
         {"name": "run-config", "configMap": {"name": config_name(metadata.name)}},
         {"name": "tmp", "emptyDir": {}},
         # The container runtime's own /dev/shm has 64 MiB, too little for NCCL.
@@ -123,6 +126,7 @@ def pod_template(metadata: Metadata, spec: PeftJobSpec, attempt: int, settings: 
         *({"name": f"pvc-{i}", "persistentVolumeClaim": {"claimName": claim}} for i, claim in enumerate(claims)),
     ]
     mounts = [
+        *([{"name": _KEYS, "mountPath": names.S3_KEYS_DIR, "readOnly": True}] if secret else []),
         {"name": "run-config", "mountPath": names.RUN_CONFIG_DIR, "readOnly": True},
         {"name": "tmp", "mountPath": names.WORK_DIR},
         {"name": "shm", "mountPath": "/dev/shm"},
@@ -231,6 +235,15 @@ def _secret_keys(secret: str, keys: tuple[tuple[str, bool], ...]) -> list[Object
         }
         for key, optional in keys
     ]
+
+
+def _keys_volume(secret: str) -> Object:
+    """Return a volume with the keys for S3: unlike the environment, it follows the Secret when that is changed.
+
+    That the Secret is missing shows by the environment.
+    """
+    items = [{"key": key, "path": key} for key in names.S3_KEY_NAMES]
+    return {"name": _KEYS, "secret": {"secretName": secret, "items": items, "optional": True}}
 
 
 def _claims(spec: PeftJobSpec) -> list[str]:

@@ -11,8 +11,11 @@ Who may take it (`decide`):
 * a PeftJob of the same namespace and name but another uid holds it, without a finished adapter: the older one was
   deleted, since Kubernetes has one object of a name; the claim remembers the older uid and refuses it from then on;
 * any other PeftJob, finished or not, or files that the claim does not list: refused with `OUTPUT_OCCUPIED`, and
-  nothing is changed. (Whether another job still runs cannot be seen from here, so its unfinished claim is removed by a
+  nothing is changed. So is who wants a folder inside of one that another PeftJob has not finished, where its files
+  would be strangers. (Whether another job still runs cannot be seen from here, so its unfinished claim is removed by a
   person who knows: the message says which object.)
+
+Who has just taken a claim looks once more: of two that begin at one moment inside of each other, one notices.
 
 The claim is also the write-ahead record of publishing: `files` names what may be written before it is, so that what a
 killed gang left behind is known as ours; `manifest` is set by the one conditional write that commits the adapter. In
@@ -172,7 +175,29 @@ def _look(store: Store, identity: JobIdentity, attempt: int, gang: str) -> tuple
     if not any(store.head(key) for key in not_ours(record, keys)):
         keys = []  # a store that lists late shows what was there once
     decide(record, keys, identity, attempt, gang, store.uri)
+    _refuse_inner(store, identity)
     return found
+
+
+def _refuse_inner(store: Store, identity: JobIdentity) -> None:
+    """Raise when the output lies inside of one that another PeftJob works on."""
+    for outer in store.around():
+        try:
+            found = read_claim(outer)
+        except TrainerError as error:
+            if error.reason is Reason.STORAGE_UNAVAILABLE:
+                raise
+            continue  # there are no rights on it, or what lies there is nothing of ours
+        if found is None or found[0].manifest is not None:
+            continue
+        record = found[0]
+        if (record.namespace, record.name) != (identity.namespace, identity.name):
+            raise _occupied(
+                store.uri,
+                f"it lies inside of {outer.uri}, which the PeftJob {record.namespace}/{record.name} claims and has not "
+                f"finished",
+                f" elsewhere, or, if that PeftJob is gone, delete {outer.uri}/{CLAIM_NAME}",
+            )
 
 
 def _occupied(uri: str, why: str, otherwise: str = "") -> TrainerError:
@@ -254,6 +279,7 @@ class Claim:
                 except TrainerError:
                     store.delete(CLAIM_NAME)  # the prefix was empty: leave it so
                     raise
+                claim._look_again(identity)
             return claim
         raise TrainerError(
             Reason.STORAGE_UNAVAILABLE, f"{store.uri}/{CLAIM_NAME} changed {MAX_TRIES} times while it was being taken"
@@ -313,6 +339,15 @@ class Claim:
         record = self._record
         if not record.files and not record.checkpoints and record.manifest is None:
             self.store.delete(CLAIM_NAME)
+
+    def _look_again(self, identity: JobIdentity) -> None:
+        """Give a claim back, that was just taken, if the claim of a folder inside of it or around it came first."""
+        try:
+            _look(self.store, identity, self._record.attempt, self._record.gang)
+        except TrainerError as error:
+            if error.reason is Reason.OUTPUT_OCCUPIED:
+                self.release()
+            raise
 
     def _advance(self, record: ClaimRecord) -> None:
         for _ in range(MAX_TRIES):

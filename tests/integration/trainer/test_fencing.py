@@ -1,24 +1,20 @@
 """The claim and the publishing on a real S3 server: races, superseded gangs, and a store that lies about conditions."""
 
-import http.client
-import http.server
 import json
 import threading
 import time
-import urllib.parse
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
 from peftjob_api import AdapterInfo, JobIdentity, Reason
 from peftjob_api.constants import CLAIM_NAME
 from peftjob_api.spec import StorageSpec
 from peftjob_cluster.s3 import S3Server
+from peftjob_testkit.s3_proxy import S3Proxy
 from peftjob_trainer.claim import Claim
 from peftjob_trainer.exits import TrainerError
 from peftjob_trainer.publish import find_published, publish
@@ -128,78 +124,14 @@ def test_foreign_files_at_the_output_stay_as_they_are(
     assert output.list() == before
 
 
-class Forwarding(http.server.ThreadingHTTPServer):
-    """A proxy in front of the S3 server that may take headers out of requests (and sign them anew) or lose answers."""
-
-    daemon_threads = True
-
-    def __init__(self, s3: S3Server, drop: tuple[str, ...] = (), lose_answers: int = 0) -> None:
-        self.target = urllib.parse.urlsplit(s3.endpoint).netloc
-        self.signer = SigV4Auth(Credentials(s3.access_key, s3.secret_key), "s3", s3.region)
-        self.drop = drop
-        self.lose_answers = lose_answers
-        super().__init__(("127.0.0.1", 0), _Forward)
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class _Forward(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Forwarding
-
-    def _forward(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        headers = {k: v for k, v in self.headers.items() if k.lower() != "expect"}
-        if any(name in self.server.drop for name in map(str.lower, headers)):
-            signed = (*self.server.drop, "authorization", "x-amz-date", "host")
-            kept = {k: v for k, v in headers.items() if k.lower() not in signed}
-            request = AWSRequest(self.command, f"http://{self.server.target}{self.path}", kept, body)
-            self.server.signer.add_auth(request)
-            headers = dict(request.headers.items())
-        connection = http.client.HTTPConnection(self.server.target, timeout=10)
-        connection.request(self.command, self.path, body, headers)
-        answer = connection.getresponse()
-        content = answer.read()
-        if self.command == "PUT" and self.server.lose_answers:
-            self.server.lose_answers -= 1
-            self.close_connection = True
-            return
-        self.send_response(answer.status)
-        for name, value in answer.getheaders():
-            if name.lower() not in ("transfer-encoding", "connection"):
-                self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
-        connection.close()
-
-    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _forward
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-
-Proxy = Callable[..., Forwarding]
+Proxy = Callable[..., S3Proxy]
 
 
 @pytest.fixture
 def proxy(s3: S3Server) -> Iterator[Proxy]:
     """Return a starter of proxies in front of the S3 server."""
-    running: list[tuple[Forwarding, threading.Thread]] = []
-
-    def start(**settings: object) -> Forwarding:
-        server = Forwarding(s3, **settings)  # type: ignore[arg-type]
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        running.append((server, thread))
-        return server
-
-    yield start
-    for server, thread in running:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(S3Proxy(s3, **settings))
 
 
 @pytest.mark.parametrize("dropped", [("if-none-match",), ("if-match",), ("if-match", "if-none-match")])
@@ -230,14 +162,22 @@ def test_an_answer_that_gets_lost_is_not_taken_for_a_lost_claim(
     proxy: Proxy, output: Store, job: JobIdentity, folder: Path, at_endpoint: Callable[[str], StorageSpec]
 ) -> None:
     """The write arrives, its answer does not, the client writes again and is refused: by its own first write."""
-    server = proxy(lose_answers=1)
+    server, left = proxy(), [1]
+
+    def fails(number: int, method: str, path: str) -> Any:
+        if method == "PUT" and left[0]:
+            left[0] -= 1
+            return "lost"
+        return None
+
+    server.fails = fails
     store = open_store(output.uri, at_endpoint(server.endpoint))
     claim = Claim.take(store, job, 1, "g1")
     assert claim.number == 1
     for lost in range(1, 3):
-        server.lose_answers = lost
+        left[0] = lost
         claim.announce([f"file-{lost}"])
-    server.lose_answers = 3
+    left[0] = 3
     info = publish(store, store.uri, claim, folder, job)
     assert find_published(output, output.uri, job) == info
 

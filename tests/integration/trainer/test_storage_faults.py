@@ -26,6 +26,7 @@ from peftjob_trainer.claim import Claim
 from peftjob_trainer.exits import TrainerError
 from peftjob_trainer.history import History
 from peftjob_trainer.publish import find_published, publish
+from peftjob_trainer.storage import credentials as mounted
 from peftjob_trainer.storage import fetch, open_store, patience
 from peftjob_trainer.storage import s3 as s3_module
 from peftjob_trainer.storage.waiting import WaitingStore
@@ -244,6 +245,92 @@ def test_of_two_jobs_that_start_at_once_on_one_output_one_is_refused(storage: St
         assert [reason for reason in ended.values() if not isinstance(reason, Claim)] == [Reason.OUTPUT_OCCUPIED]
         assert len(taken) == 1
         taken[0].check()
+
+
+def test_keys_that_are_replaced_meanwhile_are_taken_up(
+    job: JobIdentity, folder: Path, tmp_path: Path, at_endpoint: Callable[[str], StorageSpec],
+    credentials: None, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """By the files of the mounted Secret; the environment has no keys, or those of the start."""
+    monkeypatch.setattr(mounted, "FOLDER", tmp_path / "secret")
+    with S3Server(buckets=["adapters"]) as server:
+
+        def renew(number: int) -> None:
+            """Write as the kubelet does: all files into a new folder, then the link is moved."""
+            version = tmp_path / "secret" / f"..{number}"
+            version.mkdir(parents=True)
+            (version / "AWS_ACCESS_KEY_ID").write_text(server.access_key)
+            (version / "AWS_SECRET_ACCESS_KEY").write_text(f"{server.secret_key}\n")
+            (tmp_path / "link").symlink_to(version.name)
+            (tmp_path / "link").replace(tmp_path / "secret" / "..data")
+            for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+                if not (tmp_path / "secret" / name).is_symlink():
+                    (tmp_path / "secret" / name).symlink_to(f"..data/{name}")
+
+        renew(1)
+        uri, storage, told = fresh(), at_endpoint(server.endpoint), list[WaitingInfo | None]()
+        claim = Claim.take(open_store(uri, storage), job, 1, "g")
+        server.secret_key = "another"
+        server.interrupt()
+        server.resume()
+
+        def hear(info: WaitingInfo | None) -> None:
+            told.append(info)
+            if len(told) == 3:
+                renew(2)
+
+        output = WaitingStore(open_store(uri, storage, patience.ONCE), hear, lambda: False)
+        info = publish(output, uri, claim.through(output), folder, job)
+        assert find_published(open_store(uri, storage), uri, job) == info
+    assert len(told) == 4
+    assert told[-1] is None
+    assert all(waits and "refuses the credentials" in waits.message for waits in told[:-1])
+
+
+def test_one_of_two_outputs_inside_of_each_other_is_refused(storage: StorageSpec, job: JobIdentity) -> None:
+    outer, other = fresh(), job.model_copy(update={"name": "other", "uid": "uid-2"})
+    inner = open_store(f"{outer}/deep/inside", storage)
+    claim = Claim.take(open_store(outer, storage), job, 1, "g")
+    with pytest.raises(TrainerError, match=rf"inside of {outer}, which the PeftJob team/sentiment claims") as error:
+        Claim.take(inner, other, 1, "g")
+    assert error.value.reason is Reason.OUTPUT_OCCUPIED
+    assert inner.list() == []
+    claim.release()
+    Claim.take(inner, other, 1, "g")
+    with pytest.raises(TrainerError, match="deep/inside/") as error:
+        Claim.take(open_store(outer, storage), job, 2, "g")
+    assert error.value.reason is Reason.OUTPUT_OCCUPIED
+
+
+def test_a_folder_inside_of_a_finished_output_is_free(storage: StorageSpec, job: JobIdentity, folder: Path) -> None:
+    outer = fresh()
+    store = open_store(outer, storage)
+    publish(store, outer, Claim.take(store, job, 1, "g"), folder, job)
+    other = job.model_copy(update={"name": "other", "uid": "uid-2"})
+    Claim.take(open_store(f"{outer}/second", storage), other, 1, "g").check()
+
+
+@pytest.mark.parametrize("first", ["outer", "inner"])
+def test_outputs_inside_of_each_other_that_are_claimed_at_once_do_not_both_stay(
+    storage: StorageSpec, job: JobIdentity, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have looked before either has written: the one that writes last notices, and leaves nothing."""
+    uri, other = fresh(), job.model_copy(update={"name": "other", "uid": "uid-2"})
+    stores = {"outer": open_store(uri, storage), "inner": open_store(f"{uri}/inside", storage)}
+    last = stores["inner" if first == "outer" else "outer"]
+    put, once = last.put, [True]
+
+    def slow(key: str, *body: Any, **conditions: Any) -> str:
+        if once:
+            once.clear()
+            Claim.take(stores[first], job, 1, "g").check()
+        return put(key, *body, **conditions)
+
+    monkeypatch.setattr(last, "put", slow)
+    with pytest.raises(TrainerError) as error:
+        Claim.take(last, other, 1, "g")
+    assert error.value.reason is Reason.OUTPUT_OCCUPIED
+    assert [o.key for o in stores["outer"].list()] == [CLAIM_NAME if first == "outer" else f"inside/{CLAIM_NAME}"]
 
 
 def test_uploads_that_were_given_up_are_found_and_others_spared(

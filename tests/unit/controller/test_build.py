@@ -130,7 +130,12 @@ def test_secrets_are_named_and_nothing_more() -> None:
     assert env["AWS_ACCESS_KEY_ID"] == {"secretKeyRef": {"name": "keys", "key": "AWS_ACCESS_KEY_ID"}}
     assert env["AWS_SESSION_TOKEN"]["secretKeyRef"]["optional"] is True
     assert env["HF_TOKEN"] == {"secretKeyRef": {"name": "hub", "key": "HF_TOKEN"}}
-    assert not [volume for volume in template["spec"]["volumes"] if "secret" in volume]
+    keys = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"]
+    assert [volume["secret"] for volume in template["spec"]["volumes"] if "secret" in volume] == [
+        {"secretName": "keys", "items": [{"key": key, "path": key} for key in keys], "optional": True}
+    ]
+    assert {"name": "s3-keys", "mountPath": "/etc/peftjob-s3", "readOnly": True} in trainer(template)["volumeMounts"]
+    assert not [volume for volume in pod()["spec"]["volumes"] if "secret" in volume]
     assert "AWS_ACCESS_KEY_ID" not in environment(pod())
 
 

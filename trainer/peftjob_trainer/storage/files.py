@@ -107,6 +107,11 @@ class FileStore(Store):
                 with suppress(OSError):  # gone, or not empty
                     (self._root / folder).rmdir()
 
+    def around(self) -> Iterator[Store]:
+        """See `Store.around`: up to the root of the file system."""
+        for parent in self._root.parents:
+            yield FileStore(parent, f"file://{parent}")
+
     def discard(self, prefix: str, is_over: Callable[[str], bool]) -> None:
         """See `Store.discard`: temporary files."""
         with self._told():

@@ -13,7 +13,6 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import boto3
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import (
@@ -30,6 +29,7 @@ from peftjob_api import Reason
 from peftjob_api.spec import S3StorageSpec
 
 from ..exits import TrainerError
+from .credentials import open_session
 from .patience import Policy, retried
 from .store import (
     CHUNK_BYTES,
@@ -77,7 +77,7 @@ _UNSUPPORTED = {"501", "NotImplemented"}
 
 
 def make_client(spec: S3StorageSpec | None) -> Any:
-    """Return a boto3 client for `spec.storage.s3`; credentials come from the environment or the pod's identity."""
+    """Return a boto3 client for `spec.storage.s3`; keys are the mounted Secret's, the environment's, or the pod's."""
     spec = spec or S3StorageSpec()
     config = Config(
         connect_timeout=CONNECT_SECONDS,
@@ -90,7 +90,7 @@ def make_client(spec: S3StorageSpec | None) -> Any:
         response_checksum_validation="when_required",
         max_pool_connections=16,
     )
-    session = boto3.session.Session()
+    session = open_session()
     region = spec.region or session.region_name or DEFAULT_REGION
     return session.client("s3", endpoint_url=spec.endpoint, region_name=region, config=config)
 
@@ -245,6 +245,12 @@ class S3Store(Store):
     def delete(self, key: str) -> None:
         """See `Store.delete`."""
         self._do(lambda: self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key), key)
+
+    def around(self) -> Iterator[Store]:
+        """See `Store.around`: up to the bucket itself."""
+        parts = self._prefix.rstrip("/").split("/") if self._prefix else []
+        for length in reversed(range(len(parts))):
+            yield S3Store(self._client, self._bucket, "/".join(parts[:length]), self._policy)
 
     def discard(self, prefix: str, is_over: Callable[[str], bool]) -> None:
         """See `Store.discard`: uploads in parts, which cost as much as objects until somebody aborts them."""

@@ -141,6 +141,10 @@ class Store(ABC):
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
 
+    def around(self) -> "Iterator[Store]":
+        """Yield the folders that this one lies in, from the innermost on; none where a store has but one."""
+        yield from ()
+
     @abstractmethod
     def discard(self, prefix: str, is_over: Callable[[str], bool]) -> None:
         """Remove what unfinished writes left of objects below a prefix, which no other method shows.

@@ -5,7 +5,7 @@ made again, told in the status meanwhile, until it succeeds, `LASTING` is over, 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -67,6 +67,10 @@ class WaitingStore(Store):
     def delete(self, key: str) -> None:
         """See `Store.delete`; it is not waited for as long, since what stays does no harm."""
         retried(lambda: self._inner.delete(key))
+
+    def around(self) -> Iterator[Store]:
+        """See `Store.around`; these are not waited for."""
+        return self._inner.around()
 
     def discard(self, prefix: str, is_over: Callable[[str], bool]) -> None:
         """See `Store.discard`; it is not waited for as long."""

@@ -164,7 +164,7 @@ class Checkpoints:
         try:
             info = self._stored.add(state)
         except Exception as error:
-            self._failed(state.step, explain(error))
+            self._failed(state.step, error)
             return
         if self._failing is not None:
             self._failures, self._failing = 0, None
@@ -173,9 +173,9 @@ class Checkpoints:
         log.info("checkpoint of step %d: %s (%s)", info.step, info.uri, told_sizes(state))
         self._told(info)
 
-    def _failed(self, step: int, error: TrainerError) -> None:
+    def _failed(self, step: int, cause: Exception) -> None:
         """Tell of a checkpoint that could not be written, and set when the next one is tried."""
-        self._error = error
+        self._error = error = explain(cause)
         if self.is_superseded:
             return
         now = self._clock()
@@ -183,7 +183,8 @@ class Checkpoints:
         self._failures += 1
         seconds = pause(LASTING, error, self._failures, now - self._failing[0], random.random())
         self._retry_at = None if seconds is None else now + seconds
-        self._waits(WaitingInfo(what="Checkpoints", since=self._failing[1], message=error.message))
+        if error is cause:  # else it is no matter of the store
+            self._waits(WaitingInfo(what="Checkpoints", since=self._failing[1], message=error.message))
         log.warning("the checkpoint of step %d is not written: %s", step, error.message)
 
 

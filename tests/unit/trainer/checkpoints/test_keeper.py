@@ -172,6 +172,20 @@ def test_checkpoints_wait_for_the_store_and_training_does_not(monkeypatch: pytes
     assert len(taken) == before, "then by the spec alone"
 
 
+def test_a_mistake_of_ours_is_not_told_as_the_store_s(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits = list[WaitingInfo | None]()
+    slow = Slow()
+    slow.failure = ValueError("a mistake")  # type: ignore[assignment]
+    slow.may_end.set()
+    checkpoints = Checkpoints(EVERY_10, slow, waits=waits.append)  # type: ignore[arg-type]
+    checkpoints.offer(10, lambda: State(10))  # type: ignore[arg-type, return-value]
+    checkpoints.close()
+    assert "ValueError: a mistake" in caplog.text
+    assert waits == []
+
+
 def test_the_last_step_is_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = Slow()
     slow.may_end.set()

@@ -39,17 +39,19 @@ def main() -> int:
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     rows: list[Row] = []
+    faults = [Fault[name] for name in given.timed]
     plans = [draw(seed) for seed in given.only or range(given.seed, given.seed + given.plans)]
     if plans or given.times:
         enter_own_network()
         with Lab(2 * given.at_once + SPARE_MACHINES) as lab:
-            rows += carry_out("lab", lab, LabHand(lab), plans, timed_plans(given.times), given.at_once, given.logs)
+            timed = timed_plans(given.times, faults)
+            rows += carry_out("lab", lab, LabHand(lab), plans, timed, given.at_once, given.logs)
     if given.cluster_plans or given.cluster_times:
         seeds = range(given.seed, given.seed + given.cluster_plans)
         plans = [draw(seed, FAULTS, (Moment.STEP, Moment.START)) for seed in seeds]
         with TwoNodes() as cluster:
             hand = ClusterHand(cluster)
-            timed = timed_plans(given.cluster_times, [Fault[name] for name in given.timed])
+            timed = timed_plans(given.cluster_times, faults)
             rows += carry_out("cluster", cluster, hand, plans, timed, 1, given.logs, docs=given.docs)
     print(all_bars(rows))
     print(last_line(rows))

@@ -19,7 +19,7 @@ Object = Mapping[str, Any]
 
 WEIGHTS: Final = "adapter_model.safetensors"
 METRICS: Final = "metrics.json"
-_FAILURES: Final = frozenset({"InternalError", "StorageUnavailable", "LostPeer"})
+_FAILURES: Final = frozenset({"InternalError", "StorageUnavailable", "LostPeer", "Hang"})
 """Reasons with which a job may fail that has used up its restarts."""
 
 

@@ -21,7 +21,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from peftjob_api.constants import ENV_RUN_CONFIG, LABEL_JOB, LABEL_JOB_INDEX, RUN_CONFIG_KEY, TERMINATION_MAX_BYTES
+from peftjob_api.constants import (
+    ENV_HANG_SECONDS,
+    ENV_RUN_CONFIG,
+    LABEL_JOB,
+    LABEL_JOB_INDEX,
+    RUN_CONFIG_KEY,
+    TERMINATION_MAX_BYTES,
+)
 from peftjob_cluster.kube import Api, ApiError
 from peftjob_cluster.shell import ClusterError
 
@@ -38,6 +45,8 @@ DISK_BYTES: Final = 32 * 2**20
 STEP_SECONDS: Final = 0.2
 """That a step is stretched by."""
 _CPUS, _MEMORY = "1", str(2 * 2**30)
+HANG_SECONDS: Final = 20
+"""Without progress before a gang ends itself; less than the default, so that plans are short."""
 _EVERYWHERE: Final = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -347,7 +356,7 @@ class Kubelet:
         name = next(v["configMap"]["name"] for v in pod["spec"]["volumes"] if "configMap" in v)
         config = self.api.get(f"/api/v1/namespaces/{namespace}/configmaps/{name}")
         (folder / "run.json").write_text(config["data"][RUN_CONFIG_KEY])
-        return {**_EVERYWHERE, **values, ENV_RUN_CONFIG: str(folder / "run.json")}
+        return {**_EVERYWHERE, ENV_HANG_SECONDS: str(HANG_SECONDS), **values, ENV_RUN_CONFIG: str(folder / "run.json")}
 
     def _secret(self, namespace: str, name: str) -> Mapping[str, str]:
         if (namespace, name) not in self._secrets:

@@ -77,7 +77,7 @@ KINDS: Final[dict[Fault, Kind]] = {
     Fault.KILL_POD: Kind(3, counts=True),
     Fault.DELETE_POD: Kind(3, disrupts=True),
     Fault.DRAIN: Kind(3, disrupts=True),
-    Fault.PAUSE_RANK: Kind(2, (1, 5)),
+    Fault.PAUSE_RANK: Kind(2, (1, 40), counts=True),
     Fault.SUSPEND: Kind(2, (0, 4), disrupts=True),
     Fault.NODE_DIES: Kind(1, (3, 15), counts=True, disrupts=True),
     Fault.NODE_VANISHES: Kind(1, (5, 150), counts=True, disrupts=True),

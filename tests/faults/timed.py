@@ -40,6 +40,8 @@ TIMED: Final = (
     Timed(Fault.DELETE_POD, "a pod is deleted", 0, 10, may_lose_steps=True),
     Timed(Fault.NODE_DIES, "kubelet and containers of a node die, and its network goes", 300, 180, may_lose_steps=True),
     Timed(Fault.CUT_NETWORK, "a node's network is cut, all runs on", 300, 180, may_lose_steps=True),
+    # Three steps and a minute; steps take about a second where two pods share two CPUs.
+    Timed(Fault.PAUSE_RANK, "a rank's process stands still (`SIGSTOP`)", 300, 63, may_lose_steps=True),
     Timed(Fault.DRAIN, "a pod is drained (evicted)", 0, None, may_lose_steps=False),
     Timed(Fault.SUSPEND, "`spec.suspend` is set, and taken back at once", 0, None, may_lose_steps=False),
 )
@@ -131,13 +133,15 @@ def times_table(found: Sequence[Times]) -> str:
 
 
 def with_table(text: str, found: Sequence[Times]) -> str:
-    """Return the documentation's text with the table put in."""
+    """Return the documentation's text with what was found in its table; rows of other faults stay as they are."""
     names = ("fault", "reason", "costs", "noticed, s", "trains again, s", "steps made again", "runs")
     head = f"| {' | '.join(names)} |\n{'|---' * len(names)}|"
-    rows = "\n".join(times.in_docs() for times in found)
     before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{head}\n{rows}\n{END}{after}"
+    written, _, after = rest.partition(END)
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in written.splitlines()[3:]}
+    rows |= {times.timed.words: times.in_docs() for times in found}
+    ordered = [rows[timed.words] for timed in TIMED if timed.words in rows]
+    return "\n".join([f"{before}{BEGIN}", head, *ordered, f"{END}{after}"])
 
 
 def _both(values: Sequence[float], decimals: int = 1) -> list[str]:

@@ -53,8 +53,11 @@ def test_bars(found: list[Outcome], met: list[bool]) -> None:
 def test_tables() -> None:
     found = group([outcome(noticed=2), outcome(noticed=4)])
     assert re.search(r"rank killed +2 of 2 +3\.0 +4\.0 +20\.0 +20\.0 +3", times_table(found))
-    text = with_table(f"before\n{BEGIN}\nold\n{END}\nafter", found)
+    drained = "| a pod is drained (evicted) | `Disrupted` | nothing | 1 / 1 | 2 / 2 | 0 | 1 |"
+    text = with_table(f"before\n{BEGIN}\nhead\n---\n{drained}\n| old |\n{END}\nafter", found)
     assert text.startswith("before\n")
     assert text.endswith("\nafter")
     assert "old" not in text
-    assert "| a rank's process is killed | `InternalError` | a restart | 3 / 4 | 20 / 20 | 3 | 2 |" in text
+    killed = "| a rank's process is killed | `InternalError` | a restart | 3 / 4 | 20 / 20 | 3 | 2 |"
+    assert text.splitlines()[4:6] == [killed, drained]
+    assert with_table(text, found) == text

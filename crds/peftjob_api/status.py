@@ -47,6 +47,8 @@ class Progress(WireModel):
     """epoch is the number of passes over the data so far."""
     loss: float | None = None
     """loss per supervised token (or row) at the last step."""
+    skipped_steps: _Count | None = None
+    """skippedSteps is the number of steps that were not taken, since their loss or gradient was not finite."""
     learning_rate: float | None = None
     """learningRate at the last step."""
     tokens_per_second: float | None = None

@@ -214,6 +214,7 @@ class WorkerStatus(WireModel):
     total_steps: Count = None
     epoch: Number = None
     loss: Number = None
+    skipped_steps: Count = None
     learning_rate: Number = None
     tokens_per_second: Number = None
     eta_seconds: Number = None

@@ -65,6 +65,7 @@ def progress_of(worker: WorkerStatus, before: Progress | None, now: datetime) ->
         display=None if step is None or total is None else f"{step}/{total}",
         epoch=_rounded(worker.epoch),
         loss=_rounded(worker.loss),
+        skipped_steps=_count(worker.skipped_steps),
         learning_rate=worker.learning_rate,
         tokens_per_second=_rounded(worker.tokens_per_second, 1),
         metrics=worker.metrics or (before.metrics if before else {}),

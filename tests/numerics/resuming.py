@@ -66,6 +66,8 @@ class Watch:
             history = loop(run)
             self.results["losses"] = [step.loss for step in history.steps]
             self.results["norms"] = [step.grad_norm for step in history.steps]
+            self.results["returns"] = [asdict(each) for each in history.returns]
+            self.results["updates"] = int(run.sharded.state()["updates"].max())
             self.results["evaluations"] = [asdict(record) for record in history.evaluations]
             self.results["adapter"] = run.sharded.snapshot()
             return history

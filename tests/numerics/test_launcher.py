@@ -302,7 +302,8 @@ def test_a_loss_that_is_not_finite_ends_all_ranks_with_its_step(
     assert launched.wait() == 64, launched.log
     last = launched.last_word()
     assert last["reason"] == "NonFiniteLoss"
-    assert "at step 1" in last["message"]
+    assert "at step 3, the last of 3 in a row; its batch: examples " in last["message"]
+    assert "step 1 is skipped: the loss is nan; its batch: examples " in launched.log
     assert left_at(body) == [], "the claim was taken back"
 
 

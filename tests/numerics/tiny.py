@@ -22,8 +22,10 @@ def write_tokenizer(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", pad_token="<pad>").save_pretrained(folder)
 
 
-def write_llama(folder: Path, *, layers: int = 2, tied: bool = False, spread: float = 0.02) -> None:
-    """Write a random decoder whose embeddings are small beside its blocks."""
+def write_llama(
+    folder: Path, *, layers: int = 2, tied: bool = False, spread: float = 0.02, poisonous: str | None = None
+) -> None:
+    """Write a random decoder whose embeddings are small beside its blocks; that of a poisonous letter is not finite."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -38,8 +40,14 @@ def write_llama(folder: Path, *, layers: int = 2, tied: bool = False, spread: fl
         tie_word_embeddings=tied,
         initializer_range=spread,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model = LlamaForCausalLM(config)
     write_tokenizer(folder)
+    if poisonous is not None:
+        from transformers import AutoTokenizer
+
+        (token,) = AutoTokenizer.from_pretrained(folder)(poisonous)["input_ids"][:1]
+        model.model.embed_tokens.weight.data[token] = float("inf")
+    model.save_pretrained(folder)
 
 
 def write_gpt2(folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from .checkpoints.state import METHOD, TrainingState
-from .history import EvalRecord, History
+from .history import EvalRecord, History, Return
 from .methods import Method
 from .sharding import Sharded
 from .sharding.state import flat
@@ -58,14 +58,27 @@ class Course:
                 **self._sharded.state(),
                 **{METHOD + name: tensor.detach().cpu().clone() for name, tensor in own.items()},
             },
-            history=History(list(self.history.steps), list(self.history.evaluations), self.history.base_bytes),
+            history=History(
+                list(self.history.steps),
+                list(self.history.evaluations),
+                self.history.base_bytes,
+                list(self.history.returns),
+            ),
             best_step=best.step if best else None,
             best=self._best,
         )
 
     def go_on(self, state: TrainingState) -> None:
         """Take all of a checkpoint, which suits the run, so that the next step is the one that would have followed."""
+        self._load(state)
+        self.history, self._best = state.history, state.best
+
+    def go_back(self, state: TrainingState) -> None:
+        """Take what is trained and its moments from an earlier state; the next batch stays the one that follows."""
+        self._load(state)
+        self.history.returns.append(Return(self.step, state.step))
+
+    def _load(self, state: TrainingState) -> None:
         self._sharded.load_state(state.tensors)
         own = {n.removeprefix(METHOD): t for n, t in state.tensors.items() if n.startswith(METHOD)}
         self._method.load_running_state(self._sharded.model, own)
-        self.history, self._best = state.history, state.best

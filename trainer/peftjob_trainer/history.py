@@ -1,6 +1,8 @@
 """What happened while training: the records that the loop keeps, and that report, card and metrics.json are made of."""
 
+import math
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Final
 
 from peftjob_api import PeftJobSpec
@@ -22,6 +24,20 @@ class StepRecord:
     """Over all ranks."""
     seconds: float
     """That the step took."""
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether it changed what is trained: it is skipped if loss or gradient is not finite."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+@dataclass(frozen=True)
+class Return:
+    """Steps that were taken and given up: what is trained, and its moments, are again as they were after `to`."""
+
+    at: int
+    """The last of the steps that are given up; the next batch is the one after it."""
+    to: int
 
 
 @dataclass(frozen=True)
@@ -82,6 +98,18 @@ class History:
     evaluations: list[EvalRecord] = field(default_factory=list)
     base_bytes: BaseBytes | None = None
     """Measured in one early step."""
+    returns: list[Return] = field(default_factory=list)
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were skipped."""
+        return sum(not step.is_taken for step in self.steps)
+
+    @property
+    def skipped_in_a_row(self) -> int:
+        """How many of the last steps were skipped, since the last return."""
+        since = self.returns[-1].at if self.returns else 0
+        return sum(1 for _ in takewhile(lambda step: not step.is_taken and step.step > since, reversed(self.steps)))
 
     def best_evaluation(self, spec: PeftJobSpec) -> EvalRecord | None:
         """Return the evaluation of the validation data whose step's adapter is published; the first of equals."""

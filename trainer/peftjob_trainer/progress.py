@@ -32,6 +32,7 @@ _GAUGES = {
     "loss": "Loss per supervised token or row of the last step.",
     "learning_rate": "Learning rate of the last step.",
     "tokens_per_second": "Tokens per second over all ranks.",
+    "skipped_steps": "Steps that were not taken, since loss or gradient was not finite.",
     "eta_seconds": "Seconds until training ends.",
 }
 
@@ -97,6 +98,10 @@ class Progress:
         """Tell what the data came to."""
         self._set(data=data)
 
+    def skipped(self, steps: int) -> None:
+        """Tell how many steps were skipped so far."""
+        self._set(skipped_steps=steps or None)
+
     def step(self, record: StepRecord, total_steps: int) -> None:
         """Tell of a finished step."""
         self.pulse.step = record.step
@@ -114,7 +119,7 @@ class Progress:
             step=record.step,
             total_steps=total_steps,
             epoch=record.epoch,
-            loss=record.loss,
+            loss=record.loss if record.is_taken else None,
             learning_rate=record.learning_rate,
             tokens_per_second=record.tokens_per_second,
             eta_seconds=0.0 if record.step == total_steps else eta,

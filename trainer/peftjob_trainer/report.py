@@ -18,7 +18,7 @@ from peftjob_api import PlanInfo, RunConfig
 from pydantic.alias_generators import to_camel
 
 from .data_report import SplitReport, to_json
-from .history import METRIC_KEYS, BaseBytes, EvalRecord, History, StepRecord, deciding_metric
+from .history import METRIC_KEYS, BaseBytes, EvalRecord, History, Return, StepRecord, deciding_metric
 from .plots import Curve, Plot, draw
 
 METRICS_NAME = "metrics.json"
@@ -76,6 +76,8 @@ def summarise(run: RunConfig, history: History, data: Sequence[SplitReport] = ()
         **({"bestStep": best.step, "bestBy": METRIC_KEYS[deciding_metric(run.spec)]} if best else {}),
         **({"baseBytes": _camel(history.base_bytes)} if history.base_bytes else {}),
         **({"data": to_json(data)} if data else {}),
+        **({"skippedSteps": history.skipped} if history.skipped else {}),
+        **({"returns": [_camel(each) for each in history.returns]} if history.returns else {}),
         "trainingSeconds": round(sum(step.seconds for step in steps), 3),
         "history": {
             "steps": [_camel(step) for step in kept],
@@ -85,7 +87,7 @@ def summarise(run: RunConfig, history: History, data: Sequence[SplitReport] = ()
     return _finite(content)
 
 
-def _camel(record: StepRecord | EvalRecord | BaseBytes) -> dict[str, Any]:
+def _camel(record: StepRecord | EvalRecord | BaseBytes | Return) -> dict[str, Any]:
     """Return a record as JSON, with the names that the status uses."""
     return {to_camel(key): value for key, value in asdict(record).items()}
 

@@ -24,7 +24,8 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 from . import data_report, initial
 from .checkpointing import checkpoint_blocks
 from .checkpoints.keeper import Checkpoints
-from .checkpoints.resume import go_on
+from .checkpoints.resume import go_on, newest
+from .checkpoints.state import TrainingState
 from .checkpoints.stored import Stored
 from .checkpoints.suits import numerics
 from .claim import Claim
@@ -129,6 +130,7 @@ def run(go: Go, place: Place, progress: Progress) -> AdapterInfo | None:
             checkpoints=checkpoints,
             job=job,
             start=found[1] if found else None,
+            older=partial(older, checkpoints, stored, device),
         )
         history = train(loop)
         if splits.test is not None:
@@ -342,6 +344,13 @@ def describe(plan: PlanInfo, whole: int) -> str:
         f"{whole / mib:.1f} MiB on each of {plan.ranks} ranks (shard group {plan.shard_group}); "
         f"trained: {plan.trainable_parameters / 1e6:.2f} M"
     )
+
+
+def older(checkpoints: Checkpoints, stored: Stored | None, device: torch.device, before: int) -> TrainingState | None:
+    """Return the newest checkpoint before a step, if there is one; collective."""
+    checkpoints.settle()
+    found = newest(stored, device, before)
+    return found[1] if found else None
 
 
 def take_claim(go: Go) -> tuple[Claim, AdapterInfo | None]:

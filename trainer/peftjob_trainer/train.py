@@ -4,6 +4,7 @@ The loss of a step is the sum over the supervised tokens (or rows) of the global
 number of ranks and of micro steps changes nothing. Randomness is a function of (seed, step, micro step, rank).
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +22,8 @@ from .batches import Batching
 from .checkpoints.keeper import Checkpoints
 from .checkpoints.state import TrainingState
 from .course import Course
-from .data import Sample, Splits
+from .data import Sample, Splits, numbers_of
+from .divergence import MOST_IN_A_ROW, broken, diverged, may_return, tell_skipped
 from .evaluate import evaluate
 from .exits import TrainerError
 from .history import EvalRecord, History, StepRecord
@@ -34,6 +36,8 @@ from .sharding import Sharded, measured
 from .stopping import evaluates_after, is_out_of_patience
 from .tasks import Task
 from .writing import evaluate_writing
+
+log = logging.getLogger(__name__)
 
 MEASURED_STEP: Final = 3
 """By then whatever is going to stay gathered has been."""
@@ -57,6 +61,8 @@ class Run:
     """What the run's numbers depend on: see `checkpoints.suits`."""
     start: TrainingState | None = None
     """To go on from."""
+    older: Callable[[int], TrainingState | None] = lambda _: None
+    """Returns the newest checkpoint before a step, if there is one; collective."""
 
     @property
     def batching(self) -> Batching:
@@ -74,12 +80,13 @@ def train(run: Run) -> History:
     """Train to the end, leave the best step's adapter in the model, and return what happened.
 
     Raises:
-        TrainerError: `NON_FINITE_LOSS` (before the update, naming the step), `INTERRUPTED` (after a step and its
-            checkpoint, when any rank was told to stop), `SUPERSEDED` (by a newer gang, as a checkpoint found out).
+        TrainerError: `NON_FINITE_LOSS` (see `divergence`), `INTERRUPTED` (after a step and its checkpoint, when any
+            rank was told to stop), `SUPERSEDED` (by a newer gang, as a checkpoint found out).
     """
     spec, course = run.spec, Course(run.sharded, run.method, run.job)
     if run.start is not None:
         course.go_on(run.start)
+        run.progress.skipped(course.history.skipped)
     length = length_of(
         len(run.splits.train.examples), spec.training.batch_size, spec.training.epochs, spec.training.max_steps
     )
@@ -89,6 +96,8 @@ def train(run: Run) -> History:
         go_through(run, course, length)
     run.checkpoints.finish(course.step, course.state)
     course.restore_best()
+    if not run.sharded.is_finite():
+        raise broken(course.step)
     return course.history
 
 
@@ -102,19 +111,18 @@ def go_through(run: Run, course: Course, length: Length) -> None:
             course.evaluated(evaluate_split(run, history, "validation"))
         if step == length.total_steps or is_out_of_patience(spec, history.evaluations):
             break
-        run.checkpoints.offer(step, course.state)
+        if not history.skipped_in_a_row:  # else it may have diverged
+            run.checkpoints.offer(step, course.state)
         stop = take_step(run, history, step + 1, length)
+        if history.skipped_in_a_row >= MOST_IN_A_ROW:
+            go_back(run, course)
         if stop and course.step < length.total_steps:
             saved = run.checkpoints.stop(course.step, course.state)
             raise TrainerError(Reason.INTERRUPTED, f"told to stop (SIGTERM): ended after step {course.step}, {saved}")
 
 
 def take_step(run: Run, history: History, step: int, length: Length) -> bool:
-    """Take one optimiser step (from 1) and record it; return whether any rank was told to stop.
-
-    Raises:
-        TrainerError: `NON_FINITE_LOSS`.
-    """
+    """Take one optimiser step (from 1), or skip it, and record it; return whether any rank was told to stop."""
     training, sharded, examples = run.spec.training, run.sharded, run.splits.train.examples
     started = time.monotonic()
     epoch = (step - 1) // length.steps_per_epoch
@@ -127,9 +135,11 @@ def take_step(run: Run, history: History, step: int, length: Length) -> bool:
     is_over = run.interrupted() or run.checkpoints.is_superseded
     loss, stop = sharded.reduce(local_loss, torch.full_like(local_loss, is_over))
     norm = sharded.clip(training.max_grad_norm)
-    check_finite(step, loss, norm)
     rate = learning_rate(training, step, length.total_steps)
-    sharded.step(rate)
+    if math.isfinite(loss) and math.isfinite(norm):
+        sharded.step(rate)
+    else:
+        sharded.zero_gradients()  # the method's own schedule goes on
     run.method.after_step(sharded.model, step, length.total_steps)
     sharded.forget_gradients()
     seconds = time.monotonic() - started
@@ -138,7 +148,26 @@ def take_step(run: Run, history: History, step: int, length: Length) -> bool:
     history.steps.append(record)
     history.base_bytes = measurement.result() if measurement else history.base_bytes
     run.progress.step(record, length.total_steps)
+    if not record.is_taken:
+        run.progress.skipped(history.skipped)
+        tell_skipped(record, numbers_of(examples, chosen))
     return bool(stop)
+
+
+def go_back(run: Run, course: Course) -> None:
+    """Go back to the newest checkpoint before the steps that were skipped last; collective.
+
+    Raises:
+        TrainerError: `NON_FINITE_LOSS`: there is none, or it went back there before.
+    """
+    history, step = course.history, course.step
+    found = run.older(step - history.skipped_in_a_row + 1)
+    if found is None or not may_return(history, found.step):
+        training, examples = run.spec.training, run.splits.train.examples
+        batch = global_batch(len(examples), training.batch_size, training.seed, step)
+        raise diverged(history, numbers_of(examples, batch))
+    log.info("%d steps in a row were skipped: going back to step %d", history.skipped_in_a_row, found.step)
+    course.go_back(found)
 
 
 def forward_backward(run: Run, step: int, batch: list[Sample]) -> torch.Tensor:
@@ -169,18 +198,6 @@ def penalise(run: Run) -> torch.Tensor:
 def reseed(seed: int, step: int, micro: int, rank: int) -> None:
     """Make what follows random by nothing but these numbers."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step, micro, rank]).generate_state(1, np.uint64)[0]))
-
-
-def check_finite(step: int, loss: float, norm: float) -> None:
-    """Raise before an update that would destroy the adapter; all ranks hold the same numbers."""
-    if math.isfinite(loss) and math.isfinite(norm):
-        return
-    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
-    raise TrainerError(
-        Reason.NON_FINITE_LOSS,
-        f"{what} at step {step}: lower spec.training.learningRate, keep maxGradNorm above 0, or set precision to FP32; "
-        f"at step 1, look at the base model's weights",
-    )
 
 
 def check_told(run: Run, step: int) -> None:

@@ -40,6 +40,7 @@ STATUS = PeftJobStatus(
         display="120/940",
         epoch=0.38,
         loss=1.103,
+        skipped_steps=1,
         learning_rate=1e-4,
         tokens_per_second=1234.5,
         metrics={"loss": 1.2, "accuracy": 0.5},

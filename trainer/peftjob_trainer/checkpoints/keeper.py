@@ -124,6 +124,11 @@ class Checkpoints:
                 raise
             raise TrainerError(failure.reason, f"{failure.message}, {said}") from error
 
+    def settle(self) -> None:
+        """Wait for what is being written."""
+        if self._writing is not None:
+            wait([self._writing])
+
     def close(self) -> None:
         """Wait for what is being written; nothing is from then on."""
         if self._pool is not None:

@@ -34,7 +34,7 @@ def go_on(
     """
     if stored is not None:
         stored.sweep()
-    found = _newest(stored, device)
+    found = newest(stored, device)
     if found is None:
         return None
     uri, state = found
@@ -43,12 +43,12 @@ def go_on(
     return CheckpointInfo(step=state.step, uri=uri), state
 
 
-def _newest(stored: Stored | None, device: torch.device) -> tuple[str, TrainingState] | None:
-    """Return the uri and the content of the newest checkpoint that verifies, if there is one.
+def newest(stored: Stored | None, device: torch.device, before: int | None = None) -> tuple[str, TrainingState] | None:
+    """Return the uri and the content of the newest checkpoint (before a step) that verifies, if there is one.
 
     Only rank 0 reads: the others get its bytes, so that all go on from the same.
     """
-    found = stored.newest() if stored is not None else None
+    found = stored.newest(before) if stored is not None else None
     files = [found.state, *([found.best] if found.best else [])] if found else []
     told = [(found.uri, [path.stat().st_size for path in files]) if found else None]
     dist.broadcast_object_list(told, src=0, device=device)

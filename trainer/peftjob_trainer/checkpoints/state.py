@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from peftjob_api import Reason
 from safetensors.torch import load, save_file
 
-from ..history import BaseBytes, EvalRecord, History, StepRecord
+from ..exits import TrainerError
+from ..history import BaseBytes, EvalRecord, History, Return, StepRecord
 
 METHOD: Final = "method."
 """Begins the names of tensors of the method's own."""
@@ -39,6 +41,17 @@ class TrainingState:
     """What was trained after that step, flat, fp32."""
 
 
+def check_finite(state: TrainingState) -> None:
+    """Raise unless all numbers of a state are finite: from others nobody should go on.
+
+    Raises:
+        TrainerError: `NON_FINITE_LOSS`.
+    """
+    for name, tensor in state.tensors.items():
+        if not tensor.isfinite().all():
+            raise TrainerError(Reason.NON_FINITE_LOSS, f"{name!r} holds a number that is not finite")
+
+
 def told_sizes(state: TrainingState) -> str:
     """Return what a state costs, for people: the bytes of its tensors by what they are."""
     kinds = {"trained": 0, "moments": 0, "of the method": 0}
@@ -57,6 +70,7 @@ def write_state(state: TrainingState, path: Path) -> None:
         "evaluations": [asdict(record) for record in state.history.evaluations],
         "baseBytes": asdict(state.history.base_bytes) if state.history.base_bytes else None,
         "bestStep": state.best_step,
+        "returns": [asdict(each) for each in state.history.returns],
     }
     rows = [[float(getattr(record, column)) for column in _COLUMNS] for record in state.history.steps]
     own = {
@@ -85,6 +99,7 @@ def read_state(data: bytes, best: bytes | None) -> TrainingState:
             [StepRecord(**{**row, "step": int(row["step"])}) for row in steps],
             [EvalRecord(**record) for record in about["evaluations"]],
             BaseBytes(**about["baseBytes"]) if about["baseBytes"] else None,
+            [Return(**each) for each in about.get("returns", ())],
         ),
         best_step=about["bestStep"],
         best=load(best)[_BEST] if best is not None else None,

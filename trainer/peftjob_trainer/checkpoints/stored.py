@@ -23,7 +23,7 @@ from ..exits import TrainerError
 from ..storage import ObjectNotFound
 from ..storage.adapters import sha256
 from .names import STATE_NAME, best_of, discard, folder_of, manifest_of, remove
-from .state import TrainingState, write_best, write_state
+from .state import TrainingState, check_finite, write_best, write_state
 
 log = logging.getLogger(__name__)
 
@@ -76,21 +76,21 @@ class Stored:
         self._best: tuple[int, str, FileEntry] | None = None
         """Step, key and digest of the best step's file that lies at the output."""
 
-    def newest(self) -> Found | None:
-        """Return the newest checkpoint that verifies, in files that stay for as long as this process.
+    def newest(self, before: int | None = None) -> Found | None:
+        """Return the newest checkpoint (before a step) that verifies, in files that stay as long as this process.
 
         Those that do not are told in the log, and forgotten with the next that is written.
 
         Raises:
             TrainerError: The store fails, which says nothing about a checkpoint.
         """
-        while self._listed:
-            entry, folder = self._listed[-1], Path(tempfile.mkdtemp(dir=self._work))
+        for entry in [e for e in reversed(self._listed) if before is None or e.step < before]:
+            folder = Path(tempfile.mkdtemp(dir=self._work))
             try:
                 return self._fetch(entry, folder)
             except (_TornError, ObjectNotFound, ValidationError) as error:
                 log.warning("%s: not used, an older one is looked for: %s", self._uri(entry.folder), error)
-            self._listed.pop()
+            self._listed.remove(entry)
         return None
 
     def _fetch(self, entry: CheckpointEntry, folder: Path) -> Found:
@@ -117,8 +117,10 @@ class Stored:
         """Write a checkpoint, then drop those that are too many.
 
         Raises:
-            TrainerError: `SUPERSEDED`: another gang goes on from what the claim lists. Others: the store fails.
+            TrainerError: `SUPERSEDED`: another gang goes on from what the claim lists. `NON_FINITE_LOSS`: the state is
+                none to go on from. Others: the store fails.
         """
+        check_finite(state)
         claim = self._claim
         folder = folder_of(state.step, claim.number)
         with tempfile.TemporaryDirectory(dir=self._work) as local:

@@ -7,7 +7,7 @@ spec.
 
 from .load import load_once, load_splits
 from .splits import Split, Splits
-from .stored import lengths_of
+from .stored import lengths_of, numbers_of
 from .types import IGNORED, Example, Match, Picture, Preference, Sample, SourceTarget
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "lengths_of",
     "load_once",
     "load_splits",
+    "numbers_of",
 ]

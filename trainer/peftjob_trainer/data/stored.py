@@ -112,6 +112,10 @@ class StoredSamples(Sequence[Sample]):
         """Return the samples at some places of these, in that order."""
         return StoredSamples(self._path, places if self._places is None else self._places[places])
 
+    def numbers(self, indices: Sequence[int]) -> list[int]:
+        """Return what number, from 1, each of some samples has in the file."""
+        return [1 + (i if self._places is None else int(self._places[i])) for i in indices]
+
     @property
     def lengths(self) -> NDArray[np.int32]:
         """Of each sample."""
@@ -154,6 +158,11 @@ class StoredSamples(Sequence[Sample]):
 def lengths_of(samples: Sequence[Sample]) -> Sequence[int]:
     """Return the length of each sample, without reading any where they are stored."""
     return samples.lengths.tolist() if isinstance(samples, StoredSamples) else [sample.length for sample in samples]
+
+
+def numbers_of(samples: Sequence[Sample], indices: Sequence[int]) -> list[int]:
+    """Return what number, from 1, each of some samples has in the order of the files, those left out not counted."""
+    return samples.numbers(indices) if isinstance(samples, StoredSamples) else [1 + i for i in indices]
 
 
 def _told(sample: Sample, body: bytes) -> bytes:

@@ -71,7 +71,9 @@ class AdaLoRA(Method):
         config = model.peft_config["default"]
         config.total_step = total_steps
         config.tinit, config.tfinal = _phases(self.settings, total_steps)
-        model.base_model.update_and_allocate(step)
+        # A run that went back over the last distribution has yet to make it.
+        last = total_steps - config.tfinal
+        model.base_model.update_and_allocate(last if step > last and not config.rank_pattern else step)
 
     def running_state(self, model: Any) -> dict[str, torch.Tensor]:
         """Return the importance of each parameter with its uncertainty, and which ranks the last distribution left."""

@@ -114,6 +114,14 @@ class Sharded:
             group["lr"] = learning_rate * group["ratio"]
         self.optimizer.step()
 
+    def zero_gradients(self) -> None:
+        """Have a step that is not taken tell nothing."""
+        torch._foreach_zero_([p.grad for p in self.trained.values() if p.grad is not None])
+
+    def is_finite(self) -> bool:
+        """Tell whether all that is trained is finite."""
+        return all(bool(p.isfinite().all()) for p in self.trained.values())
+
     def forget_gradients(self) -> None:
         """Begin the sum of the next step's gradients."""
         self.optimizer.zero_grad()
@@ -130,12 +138,16 @@ class Sharded:
             parameter.copy_(values.view_as(parameter))
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return copies of what is trained and of the optimiser's moments, after at least one step.
+        """Return copies of what is trained and of the optimiser's moments.
 
         On the CPU, flat and fp32, in the order of `trained`; `updates` has the number of steps of each parameter
         (int64). The same on all ranks of every shard group.
         """
-        each = [self.optimizer.state[p] for p in self.trained.values()]
+        none_yet = {"step": torch.zeros(())}
+        each = [
+            self.optimizer.state.get(p) or {**dict.fromkeys(_MOMENTS, torch.zeros_like(p)), **none_yet}
+            for p in self.trained.values()
+        ]
         return {
             "trained": flat(self.trained.values()),
             **{moment: flat(state[moment] for state in each) for moment in _MOMENTS},

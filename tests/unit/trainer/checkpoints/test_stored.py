@@ -67,6 +67,30 @@ def checkpoint_keys(store: MemoryStore) -> list[str]:
     return [o.key for o in store.list(f"{CHECKPOINTS_FOLDER}/")]
 
 
+@pytest.mark.parametrize("name", ["trained", "exp_avg", "exp_avg_sq"])
+def test_a_state_with_a_number_that_is_not_finite_is_never_written(name: str, tmp_path: Path) -> None:
+    store = MemoryStore()
+    _, stored = of(store, "gang", tmp_path)
+    stored.add(state(3))
+    before = set(store.objects)
+    broken = state(4)
+    broken.tensors[name][2] = float("nan")
+    with pytest.raises(TrainerError, match=f"'{name}' holds a number that is not finite") as raised:
+        stored.add(broken)
+    assert raised.value.reason is Reason.NON_FINITE_LOSS
+    assert set(store.objects) == before
+
+
+def test_the_newest_before_a_step_is_found_and_the_others_stay(tmp_path: Path) -> None:
+    _, stored = of(MemoryStore(), "gang", tmp_path, keep_last=3)
+    for step in (2, 4, 6):
+        stored.add(state(step))
+    wanted = {7: 6, 6: 4, 3: 2, 2: None}
+    found_before = {step: stored.newest(step) for step in wanted}
+    assert {step: each.step if each else None for step, each in found_before.items()} == wanted
+    assert same(found(stored), state(6))
+
+
 def test_the_next_gang_finds_the_newest_to_the_bit(tmp_path: Path) -> None:
     store = MemoryStore()
     _, first = of(store, "g1", tmp_path)

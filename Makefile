@@ -87,7 +87,7 @@ soak: setup tools-api  ## small jobs with faults for MINUTES=120; memory of oper
 .PHONY: test-operator-faults
 test-operator-faults: setup tools-api  ## every call of the operator's lives meets every fault, on a real API server; API server away for minutes
 	mkdir -p $(REPORTS)
-	PEFTJOB_ALL_FAULTS=1 $(PYTEST) tests/integration/controller/test_each_call.py -s --junitxml=$(REPORTS)/operator-faults.xml
+	PEFTJOB_ALL_FAULTS=1 $(PYTEST) tests/integration/controller/test_each_call.py tests/integration/controller/test_set_back.py -s --junitxml=$(REPORTS)/operator-faults.xml
 
 .PHONY: test
 test:  ## everything: lint, unit, numerics, integration, e2e

@@ -17,6 +17,7 @@ from .metrics import Health
 from .observe import Observer
 from .reconcile import Reconciler
 from .settings import Settings
+from .versions import SetBack, watch_versions
 from .workers import Workers
 from .workqueue import Retry, WorkQueue
 
@@ -75,6 +76,7 @@ async def run(settings: Settings) -> None:
             watching,
             asyncio.create_task(queue.run(work, CONCURRENCY), name="queue"),
             asyncio.create_task(metrics.serve(health, count_jobs, settings), name="health"),
+            asyncio.create_task(watch_versions(kube, settings.namespaces), name="versions"),
         ]
         done, rest = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
         for task in rest:
@@ -108,7 +110,10 @@ def main() -> None:
     except ValueError as error:
         sys.exit(str(error))
     log.info("workers run %s; namespaces: %s", settings.trainer_image, ", ".join(settings.namespaces) or "all")
-    asyncio.run(run(settings))
+    try:
+        asyncio.run(run(settings))
+    except SetBack as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -55,6 +55,11 @@ class Operator:
         """Kill it as a node's failure would."""
         self._children.stop_all()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended by itself."""
+        return self._children.is_alive(_NAME)
+
     def send(self, sig: signal.Signals) -> None:
         """Send it a signal, such as SIGSTOP."""
         os.kill(self.pid, sig)

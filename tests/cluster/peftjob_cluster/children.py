@@ -72,6 +72,10 @@ class Children:
         """Return the process id of a running child."""
         return self._running[name].pid
 
+    def is_alive(self, name: str) -> bool:
+        """Tell whether a child has not ended by itself."""
+        return self._running[name].poll() is None
+
     def stop(self, name: str, sig: signal.Signals = signal.SIGTERM, patience: float = 10) -> None:
         """End one child and wait for it; one that does not heed ``sig`` in time is killed."""
         child = self._running.pop(name)

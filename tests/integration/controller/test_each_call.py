@@ -143,14 +143,13 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def stage(plane: ControlPlane, operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """Return the stage. The module's own operator, which would see to all namespaces, is away meanwhile."""
+    """Return the stage. The module's own operator, which would see to all namespaces, is away."""
     operator.kill()
     loop = Loop()
     try:
         yield Stage(plane, tmp_path_factory.mktemp("operators"), forkserver(), loop)
     finally:
         loop.stop()
-        operator.start()
 
 
 @pytest.mark.timeout(3600)

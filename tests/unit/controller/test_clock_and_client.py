@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import kopf
 import pytest
@@ -11,6 +12,7 @@ from kubernetes.aio import client
 from peftjob_operator.clock import ClusterClock
 from peftjob_operator.handlers import configure
 from peftjob_operator.kube import PODS, ApiError, Kube
+from peftjob_operator.versions import SetBack, watch_versions
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 DATE = "Sun, 01 Mar 2026 12:00:00 GMT"
@@ -80,6 +82,28 @@ async def test_an_answer_tells_the_time_and_how_long_to_wait(server: int) -> Non
         await kube.close()
     assert (error.value.status, error.value.retry_after) == (429, 7.0)
     assert heard == [DATE]
+
+
+class Versions:
+    """An API server that tells one version after the other, or an error."""
+
+    def __init__(self, *versions: str | Exception) -> None:
+        self.versions = list(versions)
+
+    async def request(self, method: str, path: str, *, query: dict[str, str]) -> dict[str, object]:
+        assert (method, path, query) == ("GET", "/apis/peftjob.io/v1alpha1/peftjobs", {"limit": "1"})
+        told = self.versions.pop(0)
+        if isinstance(told, Exception):
+            raise told
+        return {"metadata": {"resourceVersion": told}}
+
+
+async def test_a_store_that_is_set_back_ends_the_operator() -> None:
+    away, busy = OSError("no answer"), ApiError(429, "TooManyRequests", "storage is (re)initializing")
+    server = Versions("99", "100", "100", away, busy, "101", away, "98", "102")
+    with pytest.raises(SetBack, match="from version 101 to 98"):
+        await watch_versions(cast(Kube, server), (), seconds=0)
+    assert server.versions == ["102"]
 
 
 def test_watches_never_give_up() -> None:

@@ -44,7 +44,7 @@ from .store import (
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 30
-ATTEMPTS = 3
+ATTEMPTS = 2
 """Of a request, by the library; together they end within the time that a pod has after SIGTERM."""
 DEFAULT_REGION = "us-east-1"
 PART_BYTES = 64 * 1024 * 1024

@@ -6,7 +6,7 @@ import unicodedata
 from functools import cache
 from pathlib import Path
 
-MAX_CHARACTERS = 120
+MAX_CHARACTERS = 60
 Catalogue = dict[str, str]
 """English string -> its translation."""
 

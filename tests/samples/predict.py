@@ -10,6 +10,8 @@ from . import retail
 
 BATCH = 32
 MAX_NEW_TOKENS = 64
+MAX_NEW_BYTES = 96
+"""Of translations, whose tokens are bytes."""
 SEED = 0
 
 Predict = Callable[[Path, Path | None, Sequence[Any], Sequence[str]], list[Any]]
@@ -25,6 +27,7 @@ def generated(base: Path, adapter: Path | None, questions: Sequence[Any], _: Seq
     tokenizer = AutoTokenizer.from_pretrained(base, padding_side="right" if is_translator else "left")
     kind: Any = AutoModelForSeq2SeqLM if is_translator else AutoModelForCausalLM
     model = _adapted(kind.from_pretrained(base, dtype=torch.float32), adapter)
+    limit = MAX_NEW_BYTES if is_translator else MAX_NEW_TOKENS
     answers: list[str] = []
     for batch in _batched(questions):
         texts = [
@@ -33,7 +36,7 @@ def generated(base: Path, adapter: Path | None, questions: Sequence[Any], _: Seq
         ]
         inputs = tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=False)
         with torch.no_grad():
-            ids = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+            ids = model.generate(**inputs, max_new_tokens=limit, do_sample=False)
         begin = 0 if is_translator else inputs["input_ids"].shape[1]
         answers += tokenizer.batch_decode(ids[:, begin:], skip_special_tokens=True)
     return answers

@@ -15,7 +15,7 @@ class Recipe:
 
     kind: Literal["decoder", "encoder-decoder", "vision"]
     config: dict[str, Any]
-    """Of the class in transformers: Llama, T5 or ViT."""
+    """Of the class in transformers: Llama, BART or ViT."""
     packages: tuple[str, ...]
     """Whose files it learns from; their versions are those of constraints.txt."""
     steps: int
@@ -53,20 +53,21 @@ RECIPES: Final[dict[str, Recipe]] = {
         kind="encoder-decoder",
         config={
             "d_model": 128,
-            "d_kv": 32,
-            "d_ff": 384,
-            "num_layers": 2,
-            "num_decoder_layers": 2,
-            "num_heads": 4,
-            "dropout_rate": 0.0,
-            "feed_forward_proj": "gated-gelu",
+            "encoder_ffn_dim": 384,
+            "decoder_ffn_dim": 384,
+            "encoder_layers": 2,
+            "decoder_layers": 2,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "max_position_embeddings": 128,
+            "dropout": 0.0,
         },
         packages=("django",),
-        steps=1200,
-        batch=24,
-        length=64,
-        vocabulary=1500,
-        learning_rate=1e-3,
+        steps=4000,
+        batch=16,
+        length=128,
+        vocabulary=258,  # bytes, padding and end
+        learning_rate=1.5e-3,
     ),
     # Letters of fonts.
     "tiny-vision": Recipe(
@@ -91,7 +92,7 @@ def quick(recipe: Recipe) -> Recipe:
     """Return the recipe at a size for tests: it shows that the code works, and learns nothing."""
     sizes = {
         "decoder": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
-        "encoder-decoder": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_decoder_layers": 1},
+        "encoder-decoder": {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "encoder_layers": 1},
         "vision": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1},
     }
     config = {**recipe.config, **sizes[recipe.kind]}

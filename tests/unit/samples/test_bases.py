@@ -1,11 +1,13 @@
 """The small bases, at a size for tests: made once, named by their recipe, loaded by transformers."""
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from samples import bases, imaging, predict
 from samples.package_text import is_prose
 from samples.pretrain_decoder import batches, exercises
@@ -103,6 +105,34 @@ def test_half_of_the_decoders_rows_are_exercises(folders: dict[str, Path]) -> No
     assert batch["input_ids"].shape == (recipe.batch, recipe.length)
     prose = [text in tokenizer.decode(row) for row in batch["input_ids"] for text in ["which is the sum"]]
     assert prose == [True] * (recipe.batch // 2) + [False] * (recipe.batch // 2)
+
+
+def test_a_new_translator_copies() -> None:
+    from samples.pretrain_translator import begin_copying
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    torch.manual_seed(1)
+    ids = torch.randint(3, 286, (4, 60))
+    config = BartConfig(vocab_size=286, pad_token_id=0, decoder_start_token_id=0, **RECIPES["tiny-translator"].config)
+    model = BartForConditionalGeneration(config).eval()
+
+    def copied() -> float:
+        with torch.no_grad():
+            return float((model(input_ids=ids, labels=ids).logits.argmax(-1) == ids).float().mean())
+
+    assert copied() < 0.1
+    begin_copying(model)
+    assert copied() > 0.8
+
+
+def test_words_are_changed_by_chance() -> None:
+    from samples.pretrain_translator import reworded
+
+    text = " ".join(["harbour"] * 40)
+    told = reworded(text, ["lantern", "meadow"], random.Random(1))
+    kept = told.split().count("harbour")
+    assert 20 < kept < 40
+    assert told == reworded(text, ["lantern", "meadow"], random.Random(1))
 
 
 def test_sources_are_translated(folders: dict[str, Path]) -> None:

@@ -13,7 +13,7 @@ EVERY = pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES.keys())
 WANT_BASELINE = {
     "sentiment": ("logistic regression on n-grams", 0.62, 0.72),
     "translation-regional": ("copy of the source", 70.0, 80.0),
-    "translation-low-resource": ("copy of the source", 54.0, 64.0),
+    "translation-low-resource": ("copy of the source", 52.0, 60.0),
     "chatbot": ("nearest chat", 0.15, 0.4),
     "style": ("nearest brief", 75.0, 90.0),
     "imaging": ("logistic regression", 0.8, 0.92),
@@ -60,7 +60,7 @@ def test_right_answers_have_the_highest_score(sample: Sample, folders: dict[str,
     answers = sample.answers(folders[sample.name])
     said = [[answer] for answer in answers] if sample.metric == "recall@10" else answers
     assert sample.score(said, answers) == pytest.approx(100 if sample.metric == "chrF" else 1)
-    assert len(sample.questions(folders[sample.name])) == len(answers) >= 150
+    assert len(sample.questions(folders[sample.name])) == len(answers) >= 130
 
 
 @pytest.mark.parametrize("name", ["banking", "chatbot", "style"])

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from peftjob_cluster.control_plane import API_SERVER
 from peftjob_cluster.kube import ApiError
@@ -21,6 +21,8 @@ from .pod import TEMPORARY
 from .processes import send
 
 End = Callable[[], None]
+_START_SECONDS: Final = 180.0
+"""For the operator to start, beside jobs that want all CPUs."""
 T = TypeVar("T")
 
 
@@ -101,7 +103,7 @@ class LabHand:
 
         def start() -> None:
             try:
-                self._starter.submit(self._lab.operator.start).result()
+                self._starter.submit(self._lab.operator.start, _START_SECONDS).result()
             finally:
                 self._operator.release()
 

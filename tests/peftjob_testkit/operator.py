@@ -30,8 +30,8 @@ class Operator:
         self._kubeconfig = plane.kubeconfig(OPERATOR_USER, ["system:serviceaccounts", "system:authenticated"])
         self._children = Children(plane.folder / "log")
 
-    def start(self) -> None:
-        """Start it, and wait until its loop turns."""
+    def start(self, patience: float = 30) -> None:
+        """Start it, and wait until its loop turns, for so many seconds."""
         health, metrics = free_ports(2)
         environment = {
             "KUBECONFIG": str(self._kubeconfig),
@@ -49,7 +49,7 @@ class Operator:
             except urllib.error.URLError as error:
                 raise ClusterError(str(error)) from error
 
-        self._children.wait("the operator", healthy, 30)
+        self._children.wait("the operator", healthy, patience)
 
     def kill(self) -> None:
         """Kill it as a node's failure would."""

@@ -43,7 +43,7 @@ TIMED: Final = (
     # Three steps and a minute; steps take about a second where two pods share two CPUs.
     Timed(Fault.PAUSE_RANK, "a rank's process stands still (`SIGSTOP`)", 300, 63, may_lose_steps=True),
     Timed(Fault.DRAIN, "a pod is drained (evicted)", 0, None, may_lose_steps=False),
-    Timed(Fault.SUSPEND, "`spec.suspend` is set, and taken back at once", 0, None, may_lose_steps=False),
+    Timed(Fault.SUSPEND, "`spec.suspend` is set for 15 s", 15, None, may_lose_steps=False),
 )
 
 
@@ -139,7 +139,7 @@ def with_table(text: str, found: Sequence[Times]) -> str:
     before, _, rest = text.partition(BEGIN)
     written, _, after = rest.partition(END)
     rows = {line.split(" | ")[0].removeprefix("| "): line for line in written.splitlines()[3:]}
-    rows |= {times.timed.words: times.in_docs() for times in found}
+    rows |= {times.timed.words: times.in_docs() for times in found if times.seconds}
     ordered = [rows[timed.words] for timed in TIMED if timed.words in rows]
     return "\n".join([f"{before}{BEGIN}", head, *ordered, f"{END}{after}"])
 

@@ -7,7 +7,7 @@ import pytest
 from faults.drive import Outcome, Recovery
 from faults.judging import End
 from faults.plans import Fault
-from faults.timed import BEGIN, END, TIMED, group, timed_plans, times_table, with_table
+from faults.timed import BEGIN, DOCS, END, TIMED, group, timed_plans, times_table, with_table
 
 INTERVAL = 50
 JOB = {"status": {"restarts": 1}}
@@ -61,3 +61,13 @@ def test_tables() -> None:
     killed = "| a rank's process is killed | `InternalError` | a restart | 3 / 4 | 20 / 20 | 3 | 2 |"
     assert text.splitlines()[4:6] == [killed, drained]
     assert with_table(text, found) == text
+
+
+def test_the_documentation_has_what_was_timed() -> None:
+    _, _, rest = DOCS.read_text().partition(BEGIN)
+    rows, mark, _ = rest.partition(END)
+    assert mark
+    written = re.findall(r"^\| (.*?) \| (`.*?`.*?) \| .* \| ([1-9]\d*) \|$", rows, re.MULTILINE)
+    found = [words for words, _, _ in written]
+    assert found == [timed.words for timed in TIMED if timed.words in found]
+    assert len(found) >= 6

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 STOP_SECONDS: Final = 12.0
 """For the last checkpoint after SIGTERM: the launcher kills after 20, and a step may have taken some of them."""
 
+_OF_THE_STORE: Final = LASTING.reasons | {Reason.BUCKET_NOT_FOUND}
+"""Reasons that are told as such; others are the state's own, or ours."""
+
 
 class Checkpoints:
     """Of one run."""
@@ -169,7 +172,7 @@ class Checkpoints:
         try:
             info = self._stored.add(state)
         except Exception as error:
-            self._failed(state.step, error)
+            self._failed(state.step, explain(error))
             return
         if self._failing is not None:
             self._failures, self._failing = 0, None
@@ -178,9 +181,9 @@ class Checkpoints:
         log.info("checkpoint of step %d: %s (%s)", info.step, info.uri, told_sizes(state))
         self._told(info)
 
-    def _failed(self, step: int, cause: Exception) -> None:
+    def _failed(self, step: int, error: TrainerError) -> None:
         """Tell of a checkpoint that could not be written, and set when the next one is tried."""
-        self._error = error = explain(cause)
+        self._error = error
         if self.is_superseded:
             return
         now = self._clock()
@@ -188,7 +191,7 @@ class Checkpoints:
         self._failures += 1
         seconds = pause(LASTING, error, self._failures, now - self._failing[0], random.random())
         self._retry_at = None if seconds is None else now + seconds
-        if error is cause:  # else it is no matter of the store
+        if error.reason in _OF_THE_STORE:
             self._waits(WaitingInfo(what="Checkpoints", since=self._failing[1], message=error.message))
         log.warning("the checkpoint of step %d is not written: %s", step, error.message)
 

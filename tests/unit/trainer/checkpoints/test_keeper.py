@@ -172,17 +172,16 @@ def test_checkpoints_wait_for_the_store_and_training_does_not(monkeypatch: pytes
     assert len(taken) == before, "then by the spec alone"
 
 
-def test_a_mistake_of_ours_is_not_told_as_the_store_s(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("error", [ValueError("a mistake"), TrainerError(Reason.NON_FINITE_LOSS, "a mistake")])
+def test_what_is_not_the_store_s_fault_is_not_told_as_such(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     waits = list[WaitingInfo | None]()
     slow = Slow()
-    slow.failure = ValueError("a mistake")  # type: ignore[assignment]
+    slow.failure = error  # type: ignore[assignment]
     slow.may_end.set()
     checkpoints = Checkpoints(EVERY_10, slow, waits=waits.append)  # type: ignore[arg-type]
     checkpoints.offer(10, lambda: State(10))  # type: ignore[arg-type, return-value]
     checkpoints.close()
-    assert "ValueError: a mistake" in caplog.text
+    assert "a mistake" in caplog.text
     assert waits == []
 
 

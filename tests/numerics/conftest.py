@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,7 @@ def answered(folder: Path, name: str) -> Any:
 class Launched:
     """A `python -m peftjob_trainer.launch job.yaml` in work, or ended."""
 
-    def __init__(self, folder: Path, job: dict[str, Any], environment: dict[str, str]) -> None:
+    def __init__(self, folder: Path, job: dict[str, Any], **environment: str) -> None:
         import yaml
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -170,6 +170,11 @@ class Launched:
     def wait(self, timeout: float = 300) -> int:
         return self.process.wait(timeout)
 
+    def kill(self) -> None:
+        """End it if it has not; its ranks die with it."""
+        self.process.kill()
+        self.process.wait()
+
     def last_word(self) -> dict[str, Any]:
         """Return the termination message."""
         return json.loads(self.termination.read_text())
@@ -192,16 +197,15 @@ class Launched:
 Launch = Callable[..., Launched]
 
 
-@pytest.fixture(scope="session")
-def launch() -> Any:
-    """Return a function that starts a launcher; what is left is killed at the end."""
+@pytest.fixture
+def launch() -> Iterator[Launch]:
+    """Return a function that starts a launcher; what still runs at the end of the test is killed."""
     started: list[Launched] = []
 
     def start(folder: Path, job: dict[str, Any], **environment: str) -> Launched:
-        started.append(Launched(folder, job, environment))
+        started.append(Launched(folder, job, **environment))
         return started[-1]
 
     yield start
     for launched in started:
-        launched.process.kill()
-        launched.process.wait()
+        launched.kill()

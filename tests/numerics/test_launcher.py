@@ -56,14 +56,17 @@ def job(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
 
 @pytest.fixture(scope="module")
 def finished(
-    launch: Launch, job: Callable[..., dict[str, Any]], inputs: Path, tmp_path_factory: pytest.TempPathFactory
+    job: Callable[..., dict[str, Any]], inputs: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Launched, dict[str, Any]]:
     body = job(
         training={"learningRate": 1e-2, "maxSteps": 60},
         dataset={"validation": f"file://{inputs}/validation.jsonl", "test": f"file://{inputs}/test.jsonl"},
     )
-    launched = launch(tmp_path_factory.mktemp("finished"), body)
-    assert launched.wait() == 0, launched.log
+    launched = Launched(tmp_path_factory.mktemp("finished"), body)
+    try:
+        assert launched.wait() == 0, launched.log
+    finally:
+        launched.kill()
     return launched, body
 
 

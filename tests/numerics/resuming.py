@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from peftjob_api import PeftJob, Reason, RunConfig
+from peftjob_api.constants import ENV_HANG_SECONDS
 from peftjob_trainer import session, train
 from peftjob_trainer.batches import Batching
 from peftjob_trainer.exits import TrainerError
@@ -116,6 +117,7 @@ def attempt(planned: dict[str, Any], place: Place, number: int, store: Any, watc
 
 def main(folder: Path, name: str) -> None:
     """Do all runs."""
+    os.environ[ENV_HANG_SECONDS] = "0"  # who dies leaves its watchdog to this process, in which it would find a hang
     session.quiet_libraries()
     place = Place.here(os.environ)
     store = session.connect(place, torch.device("cpu"))

@@ -82,6 +82,7 @@ class S3Proxy(http.server.ThreadingHTTPServer):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and content go apart, and the client acknowledges late
     server: S3Proxy
 
     def _answer(self) -> None:

@@ -122,6 +122,7 @@ class Stored:
         """
         check_finite(state)
         claim = self._claim
+        claim.check()  # where a successor has published already, nobody would sweep what is written now
         folder = folder_of(state.step, claim.number)
         with tempfile.TemporaryDirectory(dir=self._work) as local:
             path = Path(local) / STATE_NAME

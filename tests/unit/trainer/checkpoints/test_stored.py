@@ -188,15 +188,36 @@ def test_nothing_torn_is_ever_loaded(tmp_path: Path) -> None:
     assert cuts > 2000
 
 
-def test_a_superseded_gang_s_checkpoint_never_counts(tmp_path: Path) -> None:
+def test_a_superseded_gang_writes_nothing(tmp_path: Path) -> None:
     store = MemoryStore()
     _, first = of(store, "g1", tmp_path)
-    first.add(state(10))
-    _, second = of(store, "g2", tmp_path)
-    assert same(found(second), state(10))
+    of(store, "g2", tmp_path)
+    before = dict(store.objects)
     with pytest.raises(TrainerError) as error:
         first.add(state(20))
     assert error.value.reason is Reason.SUPERSEDED
+    assert store.objects == before
+
+
+def test_a_checkpoint_of_a_gang_that_is_superseded_meanwhile_never_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore()
+    _, first = of(store, "g1", tmp_path)
+    first.add(state(10))
+    put, others = store.put, list[Stored]()
+
+    def superseded(key: str, *arguments: Any, **conditions: Any) -> str:
+        if not others and "step-00000020-claim-1" in key:
+            others.append(of(store, "g2", tmp_path)[1])
+        return put(key, *arguments, **conditions)
+
+    monkeypatch.setattr(store, "put", superseded)
+    with pytest.raises(TrainerError) as error:
+        first.add(state(20))
+    assert error.value.reason is Reason.SUPERSEDED
+    (second,) = others
+    assert same(found(second), state(10))
     second.add(state(15))
     _, third = of(store, "g3", tmp_path)
     assert same(found(third), state(15))

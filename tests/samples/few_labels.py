@@ -53,7 +53,7 @@ class Case:
     inputs: Callable[[Path], Inputs]
     """Of the base's folder."""
     rates: tuple[float, ...]
-    """Of full fine-tuning: the best lies between the first and the last."""
+    """Of full fine-tuning, to choose from by validation."""
 
     def new_model(self, base: Path, names: Sequence[str]) -> Any:
         """Return the base with a new classifier."""

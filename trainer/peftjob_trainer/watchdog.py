@@ -39,6 +39,8 @@ _UNKNOWN_PACE: Final = 8
 """Times the least patience, where no pace is known; by default before collectives time out, which names nobody."""
 _SILENT_READS: Final = 15
 """Without a new sign of life. A thread gives it, not the work: so a quarter of the least patience is much."""
+_FIRST_READS: Final = 4 * _SILENT_READS
+"""Without a first sign: between the rendezvous and it a slow node has something to do."""
 _LOST_SECONDS: Final = 5.0
 """For the main thread to notice by itself that rank 0 is gone."""
 _PREFIX: Final = "peftjob/watchdog"
@@ -93,6 +95,10 @@ class Sign:
     """Whether it needs its peers no more."""
 
 
+_NO_SIGN: Final = Sign(0, "a node not known yet", "at its start", 0)
+"""Of a rank that has met the others, and gave none yet."""
+
+
 class Judge:
     """Tells from signs of life, read one time after the other, which rank lags; pure but for what it has read."""
 
@@ -106,7 +112,7 @@ class Judge:
         for rank, sign in present.items():
             number, reads = self._seen.get(rank, (sign.number, -1))
             self._seen[rank] = (sign.number, reads + 1 if number == sign.number else 0)
-        if silent := [rank for rank in present if self._seen[rank][1] >= _SILENT_READS]:
+        if silent := [rank for rank, sign in present.items() if self._seen[rank][1] >= _reads(sign.number)]:
             where = f"{_named(silent, present)} {present[silent[0]].place}"
             return f"no sign of life from {where}: the process or its node is stopped or starved"
         waits = max((sign.waits for sign in present.values() if sign.waits is not None), default=None)
@@ -119,6 +125,11 @@ class Judge:
                 f"{_named(behind, present)} lags {present[behind[0]].place}, the others have waited for {waits:.0f} s"
             )
         return f"no rank got on for {waits:.0f} s {present[behind[0]].place}, and none lags: look at the network"
+
+
+def _reads(last: int) -> int:
+    """Return how often the last sign of life may be read again, or that there was none."""
+    return _SILENT_READS if last else _FIRST_READS
 
 
 def _named(ranks: list[int], signs: Mapping[int, Sign]) -> str:
@@ -187,8 +198,12 @@ class Watchdog:
     def _ask(self) -> None:
         """Tell and read, again and again. If rank 0 is stopped this waits for ever, which `_watch` sees."""
         try:
+            self._tell()
             if self._rank == 0:
                 self._store.set(_VERDICT, "")
+                # A key that is not there is waited for: a rank that was stopped before its first sign would hold us up.
+                for rank in self._read:
+                    self._store.compare_set(rank, "", json.dumps(asdict(_NO_SIGN)))
             while not self._stopped.wait(self._period):
                 self._tell()
                 *signs, said = self._store.multi_get([*self._read, _VERDICT])
@@ -215,7 +230,7 @@ class Watchdog:
         while not self._stopped.wait(self._period):
             unanswered = 0 if self._answers > answers else unanswered + 1
             answers = self._answers
-            if not self._verdict and self._rank and answers and unanswered >= _SILENT_READS:
+            if not self._verdict and self._rank and unanswered >= _reads(answers):
                 self._verdict = "rank 0 answers no more: its process or its node is stopped or starved"
             if self._is_lost and not self._verdict:
                 if not self._stopped.wait(_LOST_SECONDS):

@@ -1,10 +1,12 @@
 """Which rank lags, told from signs of life; how long a step may take."""
 
+import queue
 from collections.abc import Sequence
 
 import pytest
 from peftjob_trainer.exits import TrainerError
-from peftjob_trainer.watchdog import Judge, Sign, hang_seconds, patience
+from peftjob_trainer.watchdog import Judge, Pulse, Sign, Watchdog, hang_seconds, patience
+from torch.distributed import TCPStore
 
 READS = 15
 TRAINS = "in step 13"
@@ -20,9 +22,9 @@ def read(judge: Judge, silent: Sequence[int] = (), times: int = READS, left: Seq
     """Let a judge read so many times: all ranks but some go on to give signs of life."""
     found = []
     for number in range(times):
-        each = signs(*[5] * 4, number=number + 1)
+        each = signs(*[5] * 4, number=number + 2)
         found.append(judge.see({
-            rank: Sign(0 if rank in silent else sign.number, sign.host, sign.place, 5, left=rank in left)
+            rank: Sign(1 if rank in silent else sign.number, sign.host, sign.place, 5, left=rank in left)
             for rank, sign in each.items()
         }))  # fmt: skip
     return found
@@ -89,3 +91,19 @@ def test_what_the_environment_says() -> None:
     for text in ("soon", "-1", "inf", "nan"):
         with pytest.raises(TrainerError, match=f"PEFTJOB_HANG_SECONDS is '{text}'"):
             hang_seconds({"PEFTJOB_HANG_SECONDS": text})
+
+
+@pytest.mark.parametrize(
+    ("rank", "want"),
+    [
+        (0, "no sign of life from rank 1 (on a node not known yet) at its start: "),
+        (1, "rank 0 answers no more: "),
+    ],
+)
+def test_a_rank_that_stops_before_its_first_sign_is_named(rank: int, want: str) -> None:
+    """It has met the others, and holds its connection."""
+    found: queue.Queue[TrainerError] = queue.Queue()
+    store = TCPStore("127.0.0.1", 0, is_master=True)
+    watchdog = Watchdog(rank, 2, store, Pulse(), found.put, least=0.6)
+    assert want in str(found.get(timeout=60))
+    watchdog.stop()

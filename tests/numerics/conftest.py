@@ -5,7 +5,6 @@ Importing the libraries takes longer than any of these runs, so each set of them
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ sys.path[:0] = [str(HERE), str(ROOT / "tests/demo")]
 
 import cases  # noqa: E402 (after the path)
 import methods  # noqa: E402
+from peftjob_cluster.children import free_ports  # noqa: E402
 
 ENVIRONMENT = {
     **os.environ,
@@ -34,12 +34,6 @@ PATIENCE = 400.0
 """Seconds after which ranks are taken to hang."""
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def run_all(folder: Path, world: int, name: str = "cases", patience: float = PATIENCE) -> list[Results]:
     """Do all runs of a file with so many ranks; return what each rank wrote."""
     import torch
@@ -50,7 +44,7 @@ def run_all(folder: Path, world: int, name: str = "cases", patience: float = PAT
 
 def run_ranks(script: str, arguments: list[str], folder: Path, world: int, patience: float = PATIENCE) -> None:
     """Run a script of this folder as so many ranks, for so many seconds at most; their logs go into a folder."""
-    master = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}
+    master = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_ports(1)[0]), "GLOO_SOCKET_IFNAME": "lo"}
     command = [sys.executable, str(HERE / script), *arguments]
     ranks = []
     for rank in range(world):

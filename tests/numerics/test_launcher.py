@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import tiny
-from conftest import ENVIRONMENT, Launch, Launched, free_port
+from conftest import ENVIRONMENT, Launch, Launched
 from peftjob_api import (
     JobIdentity,
     PeftJobSpec,
@@ -26,6 +26,7 @@ from peftjob_api import (
     constants,
     parse_worker_json,
 )
+from peftjob_cluster.children import free_ports
 
 LABEL_ACCURACY = 3  # decimals
 
@@ -332,10 +333,10 @@ def start_pod(tmp_path: Path) -> Iterator[StartPod]:
     pods: list[subprocess.Popen[str]] = []
 
     def start(
-        config: Path, node: int, attempt: int, ports: tuple[int, int], cwd: Path | None = None
+        config: Path, node: int, attempt: int, ports: list[int], cwd: Path | None = None
     ) -> subprocess.Popen[str]:
         pod = subprocess.Popen(
-            [sys.executable, "-c", POD.format(ports=ports)],
+            [sys.executable, "-c", POD.format(ports=tuple(ports))],
             env={
                 **ENVIRONMENT,
                 **SOON,
@@ -377,7 +378,7 @@ def test_pods_that_see_different_data_end_before_they_train(
     identity = JobIdentity(namespace="team", name="tiny", uid="uid-2")
     config = tmp_path / "run.json"
     config.write_text(RunConfig.of(identity, PeftJobSpec.model_validate(spec)).to_json())
-    ports = free_port(), free_port()
+    ports = free_ports(2)
     pods = [start_pod(config, node, 1, ports, tmp_path / f"node-{node}") for node in (0, 1)]
     logs = [pod.communicate(timeout=240)[0] for pod in pods]
     assert [pod.returncode for pod in pods] == [65, 65], "\n".join(logs)
@@ -396,7 +397,7 @@ def test_a_pod_that_freezes_is_named_by_the_others_and_ends_when_told(
     config = tmp_path / "run.json"
     identity = JobIdentity(namespace="team", name="tiny", uid="uid-3")
     config.write_text(RunConfig.of(identity, PeftJobSpec.model_validate(spec)).to_json())
-    ports = free_port(), free_port()
+    ports = free_ports(2)
     pods = [start_pod(config, node, 1, ports) for node in (0, 1)]
     assert pods[0].stdout is not None
     while "step 5/" not in (line := pods[0].stdout.readline()):
@@ -424,7 +425,7 @@ def test_two_pods_train_as_the_operator_starts_them(
     identity = JobIdentity(namespace="team", name="tiny", uid="uid-1")
     config = tmp_path / "run.json"
     config.write_text(RunConfig.of(identity, PeftJobSpec.model_validate(spec)).to_json())
-    ports = free_port(), free_port()
+    ports = free_ports(2)
 
     def start(node: int, attempt: int) -> subprocess.Popen[str]:
         return start_pod(config, node, attempt, ports)

@@ -6,28 +6,33 @@ leaves nothing behind either.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from peftjob_cluster.paths import Layout
 from peftjob_cluster.shell import ClusterError, wait_for
 
+_PORTS: Final = range(12_000, 30_000)
+"""Below those that the kernel hands out to connections, any of which may take one before its program does."""
+
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of loopback that were free a moment ago; a loser of the race finds its program ended at once."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    """Return ports of loopback that were free a moment ago, drawn at random so that two tests hardly draw the same."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.choice(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            ports += [port] if port not in ports else []
+    return ports
 
 
 def binaries(*names: str) -> Path:

@@ -237,6 +237,8 @@ class TerminationMessage(WireModel):
     exit_code: Annotated[int, Field(ge=-64, le=255)]
     rank: Count = None
     """The rank that names the cause."""
+    claimed_attempt: Count = None
+    """Of `Superseded`: that of the gang which has claimed the output."""
     adapter: AdapterInfo | None = None
     status: WorkerStatus | None = None
     """Rank 0's last status, so that the final step and loss outlive the pod."""

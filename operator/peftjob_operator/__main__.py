@@ -76,7 +76,7 @@ async def run(settings: Settings) -> None:
             watching,
             asyncio.create_task(queue.run(work, CONCURRENCY), name="queue"),
             asyncio.create_task(metrics.serve(health, count_jobs, settings), name="health"),
-            asyncio.create_task(watch_versions(kube, settings.namespaces), name="versions"),
+            asyncio.create_task(watch_versions(kube, settings.namespaces, cache.newest), name="versions"),
         ]
         done, rest = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
         for task in rest:

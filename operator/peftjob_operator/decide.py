@@ -15,7 +15,7 @@ from typing import Any
 from peftjob_api import AdapterInfo, PeftJobSpec, PeftJobStatus, Reason, TerminationMessage, WorkerStatus
 
 from .admission import is_queued
-from .restart import LONGEST_PAUSE_SECONDS, Cause, Record, cause_of, judge, reach_of
+from .restart import LONGEST_PAUSE_SECONDS, Cause, Record, cause_of, claimed_attempt, judge, reach_of
 from .settings import LOST_AFTER_SECONDS, POLL_SECONDS, WAIT_SECONDS
 from .snapshot import ChildJob, Pod, Snapshot, format_time, parse_time
 from .status import (
@@ -262,13 +262,13 @@ def _ended(s: Snapshot, spec: PeftJobSpec, cause: Cause) -> Decision:
         reach = replace(reach, step=None)  # the next gang makes no step either
     for word in words:
         status = _as_told(s, spec, status, word)
-    verdict = judge(
-        cause, Record.of(status), spec.max_restarts, reach, jitter=s.jitter, time=format_time(s.now)
-    )  # fmt: skip
+    verdict = judge(cause, Record.of(status), spec.max_restarts, reach, jitter=s.jitter, time=format_time(s.now))
     status = status.model_copy(update={**vars(verdict.record), "furthest_step": reach.furthest})
     if verdict.failed:
         return _fail(s, verdict.reason, verdict.message, status)
     status = _over(s, status, verdict.reason, verdict.message, verdict.pause)
+    if (claimed := min(claimed_attempt(s.gang()), MAX_ATTEMPTS)) > (status.attempt or 0):
+        status = status.model_copy(update={"attempt": claimed})
     return Decision(status, _cleanup(s, s.jobs), _SOON)
 
 

@@ -112,6 +112,10 @@ def cause_of(job: ChildJob | None, pods: Sequence[Pod], now: datetime) -> Cause:
         )  # fmt: skip
     if disrupted := _first(pods, lambda pod: bool(pod.disruption)):
         return Cause("Disruption", Reason.DISRUPTED, f"{disrupted.where} was taken away: {disrupted.disruption}")
+    if ahead := _first(pods, lambda pod: claimed_attempt([pod]) > pod.attempt):
+        _, message = _told(ahead)
+        text = f"{message}; the PeftJob's status was set back, so the next attempt is {claimed_attempt([ahead]) + 1}"
+        return Cause("Disruption", Reason.SUPERSEDED, text)
     if job is not None and _DISRUPTED_MARK in job.failure:
         return Cause("Disruption", Reason.DISRUPTED, f"a worker was taken away: {job.failure}")
     if pod := _first(pods, _failed_by_itself):
@@ -122,6 +126,15 @@ def cause_of(job: ChildJob | None, pods: Sequence[Pod], now: datetime) -> Cause:
     if job is None:
         return Cause("Disruption", Reason.DISRUPTED, "the child Job was deleted by somebody else")
     return Cause("Disruption", Reason.DISRUPTED, "a worker was deleted, or its node went away, without a last word")
+
+
+def claimed_attempt(pods: Sequence[Pod]) -> int:
+    """Return the latest attempt that pods found in the claim on the output; 0 if none was later than theirs.
+
+    None can be, unless etcd was restored or somebody changed the status: an attempt is written down before it starts.
+    """
+    words = [word for pod in pods if (word := _word(pod)) is not None]
+    return max((word.claimed_attempt or 0 for word in words), default=0)
 
 
 def reach_of(status: PeftJobStatus, words: Sequence[WorkerStatus] = ()) -> Reach:

@@ -6,7 +6,7 @@ which nothing happens. What was known before is then worth nothing, so the opera
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from peftjob_api.constants import GROUP, PLURAL, VERSION
 
@@ -22,8 +22,16 @@ class SetBack(RuntimeError):
     """The store is older than it was."""
 
 
-async def watch_versions(kube: Kube, namespaces: Sequence[str], seconds: float = CHECK_SECONDS) -> None:
+async def watch_versions(
+    kube: Kube, namespaces: Sequence[str], known: Callable[[], int], seconds: float = CHECK_SECONDS
+) -> None:
     """Ask for the store's version from time to time, for ever.
+
+    Args:
+        kube: To ask.
+        namespaces: That may be read; none: all.
+        known: Returns the highest version that was seen elsewhere.
+        seconds: Between two questions.
 
     Raises:
         SetBack: It fell.
@@ -31,6 +39,7 @@ async def watch_versions(kube: Kube, namespaces: Sequence[str], seconds: float =
     path = PEFTJOBS.format(namespace=namespaces[0]) if namespaces else f"/apis/{GROUP}/{VERSION}/{PLURAL}"
     newest = 0
     while True:
+        newest = max(newest, known())  # before it is asked: the answer is as new as all that was told till then
         try:
             found = version(await kube.request("GET", path, query={"limit": "1"}))
         except (ApiError, OSError) as error:

@@ -25,9 +25,9 @@ def result(name: str, **status: Any) -> str:
     return json.dumps({**message, **({"status": status} if status else {})})
 
 
-def failure(reason: str, exit_code: int, message: str) -> str:
+def failure(reason: str, exit_code: int, message: str, **fields: Any) -> str:
     """Return the termination message of a worker that failed."""
-    return json.dumps({"reason": reason, "message": message, "exitCode": exit_code, "rank": 0})
+    return json.dumps({"reason": reason, "message": message, "exitCode": exit_code, "rank": 0, **fields})
 
 
 class Namespace:

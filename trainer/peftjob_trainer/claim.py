@@ -147,7 +147,7 @@ def decide(
     if record is None or record.uid != identity.uid:
         return
     if attempt < record.attempt:
-        raise _superseded(uri, f"attempt {record.attempt} claimed it, this is attempt {attempt}")
+        raise _superseded(uri, f"attempt {record.attempt} claimed it, this is attempt {attempt}", record.attempt)
     if gang in record.superseded:
         raise _superseded(uri, f"gang {record.gang} claimed it after this one")
 
@@ -206,8 +206,9 @@ def _occupied(uri: str, why: str, otherwise: str = "") -> TrainerError:
     )
 
 
-def _superseded(uri: str, why: str) -> TrainerError:
-    return TrainerError(Reason.SUPERSEDED, f"a newer gang works on {uri}: {why}; this one ends and publishes nothing")
+def _superseded(uri: str, why: str, attempt: int | None = None) -> TrainerError:
+    text = f"a newer gang works on {uri}: {why}; this one ends and publishes nothing"
+    return TrainerError(Reason.SUPERSEDED, text, attempt)
 
 
 def read_claim(store: Store) -> tuple[ClaimRecord, str] | None:
@@ -299,7 +300,9 @@ class Claim:
         if found is None:
             raise _superseded(self.store.uri, f"its {CLAIM_NAME} was removed")
         if found[0].token != self._record.token:
-            raise _superseded(self.store.uri, f"attempt {found[0].attempt} (gang {found[0].gang}) claimed it")
+            raise _superseded(
+                self.store.uri, f"attempt {found[0].attempt} (gang {found[0].gang}) claimed it", found[0].attempt
+            )
         self._record, self._etag = found
 
     def announce(self, names: Sequence[str]) -> None:

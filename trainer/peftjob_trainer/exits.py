@@ -39,10 +39,12 @@ _CODES: dict[Reason, ExitCode] = {
 class TrainerError(Exception):
     """A failure whose cause is known: `message` says what is wrong, where, and what to do."""
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str, claimed_attempt: int | None = None) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
+        self.claimed_attempt = claimed_attempt
+        """Of `SUPERSEDED`: that of the gang which has claimed the output."""
 
     @property
     def code(self) -> ExitCode:

@@ -95,7 +95,12 @@ def write_outcome(work: Path, rank: int, outcome: TerminationMessage) -> None:
 def write_failure(work: Path, rank: int, failure: TrainerError, status: WorkerStatus | None) -> None:
     """Leave why a rank failed."""
     outcome = TerminationMessage(
-        reason=failure.reason, message=failure.message, exit_code=failure.code, rank=rank, status=status
+        reason=failure.reason,
+        message=failure.message,
+        exit_code=failure.code,
+        rank=rank,
+        claimed_attempt=failure.claimed_attempt,
+        status=status,
     )
     write_outcome(work, rank, outcome)
 

@@ -329,7 +329,12 @@ def main(arguments: list[str]) -> int:
         failure = explain(error)
         if failure is not error:
             traceback.print_exc()
-        last = TerminationMessage(reason=failure.reason, message=failure.message, exit_code=failure.code)
+        last = TerminationMessage(
+            reason=failure.reason,
+            message=failure.message,
+            exit_code=failure.code,
+            claimed_attempt=failure.claimed_attempt,
+        )
     tell(last)
     return last.exit_code
 

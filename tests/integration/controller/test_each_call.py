@@ -22,7 +22,7 @@ from peftjob_testkit.api_in_memory import Fault
 from peftjob_testkit.fault_proxy import FaultProxy, Loop
 from peftjob_testkit.forked_operator import ForkedOperator, forkserver, kubeconfig
 from peftjob_testkit.lives import timeless
-from peftjob_testkit.loopback import Namespace
+from peftjob_testkit.loopback import Namespace, failure
 from peftjob_testkit.operator import OPERATOR_USER, Operator
 from peftjob_testkit.waiting import wait_for
 
@@ -56,7 +56,12 @@ def deletes(ns: Namespace) -> None:
 
 def failing() -> dict[str, Any]:
     """Return a template whose pods end with an error that is worth a retry."""
-    return {"metadata": {"annotations": {fake_nodes.EXIT_CODE: "70", fake_nodes.RUN_TIME: "100ms"}}}
+    said = failure("InternalError", 70, "it broke")  # else the pod's name is told, which is another one each time
+    return {
+        "metadata": {
+            "annotations": {fake_nodes.EXIT_CODE: "70", fake_nodes.MESSAGE: said, fake_nodes.RUN_TIME: "100ms"}
+        }
+    }
 
 
 LIVES = [

@@ -52,8 +52,13 @@ def test_a_store_that_is_set_back(own_plane: ControlPlane) -> None:
         assert "set back" in operator.log()
         operator.kill()
         operator.start()  # as the kubelet does
+        ns.finish("done", 1)  # the fake trainer finds its result again
+        late = failure("Superseded", 75, "attempt 2 claimed it", claimedAttempt=2)
+        for pod in ns.pods("going", 1):
+            ns.end(pod, 75, late)
+        ns.running("going", 3, timeout=60)
+        ns.finish("going", 3)
         for name in ("done", "going"):
-            ns.finish(name, 1)  # the fake trainer finds its result again
             status = ns.wait_state(name, "Succeeded", 150)["status"]
             assert status.get("restarts", 0) == 0
             assert ns.child_jobs(name) == [f"{name}-{status['attempt']}"]

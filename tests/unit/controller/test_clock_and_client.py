@@ -102,8 +102,14 @@ async def test_a_store_that_is_set_back_ends_the_operator() -> None:
     away, busy = OSError("no answer"), ApiError(429, "TooManyRequests", "storage is (re)initializing")
     server = Versions("99", "100", "100", away, busy, "101", away, "98", "102")
     with pytest.raises(SetBack, match="from version 101 to 98"):
-        await watch_versions(cast(Kube, server), (), seconds=0)
+        await watch_versions(cast(Kube, server), (), lambda: 0, seconds=0)
     assert server.versions == ["102"]
+
+
+async def test_a_watch_may_have_told_of_a_newer_version_than_the_last_answer() -> None:
+    server, seen = Versions("99", "104"), iter([99, 105])
+    with pytest.raises(SetBack, match="from version 105 to 104"):
+        await watch_versions(cast(Kube, server), (), lambda: next(seen), seconds=0)
 
 
 def test_watches_never_give_up() -> None:

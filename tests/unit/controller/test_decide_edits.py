@@ -3,9 +3,10 @@
 import copy
 
 from peftjob_testkit.builders import Object, at, child_job, condition, peftjob, running, snapshot, status, worker
-from peftjob_testkit.decisions import Case, every
+from peftjob_testkit.decisions import Case, every, word
 
 GANG = [worker(0), worker(1)]
+FAILED = "Pod default/tune-2-0 has failed"
 STARTING = condition("WorkersReady", "False", "Starting", "attempt 1: 2 worker pods asked for")
 
 
@@ -40,6 +41,34 @@ CASES = [
         [worker(0, 5), worker(1, 5)],
         want_state="Running",
         want_status={"attempt": 5},
+    ),
+    Case(
+        "a status that was set back, of a gang that found a later attempt's claim: the next one is later still",
+        peftjob(running(2)),
+        [child_job(2, failed=FAILED)],
+        [worker(0, 2, exit_code=75, word=word("Superseded", 75, "a newer gang works there", claimedAttempt=7))],
+        want_actions=["delete tune-2"],
+        want_state="Restarting",
+        want_conditions={"WorkersReady": ("False", "Superseded")},
+        want_words=["a newer gang works there; the PeftJob's status was set back, so the next attempt is 8"],
+        want_status={"attempt": 7, "retryAt": at(), "disruptions": 1, "restarts": 0},
+    ),
+    Case(
+        "a gang that says so of an attempt that was before it is no more than interrupted",
+        peftjob(running(2)),
+        [child_job(2, failed=FAILED)],
+        [worker(0, 2, exit_code=75, word=word("Superseded", 75, "its claim is gone", claimedAttempt=1))],
+        want_actions=["delete tune-2"],
+        want_conditions={"WorkersReady": ("False", "Disrupted")},
+        want_status={"attempt": 2},
+    ),
+    Case(
+        "more attempts than there can be",
+        peftjob(running(2)),
+        [child_job(2, failed=FAILED)],
+        [worker(0, 2, exit_code=75, word=word("Superseded", 75, "so it says", claimedAttempt=2**31))],
+        want_actions=["delete tune-2"],
+        want_status={"attempt": 9999},
     ),
     Case(
         "a status that was cleared while the attempt still starts",

@@ -137,6 +137,8 @@ def test_who_may_take_the_claim(case: Case, job: JobIdentity) -> None:
     with pytest.raises(TrainerError) as error:
         take()
     assert error.value.reason is case.want
+    is_late = case.claim is not None and case.claim.uid == job.uid and case.attempt < case.claim.attempt
+    assert error.value.claimed_attempt == (case.claim.attempt if case.claim and is_late else None)
     assert [part for part in case.want_in_message if part not in error.value.message] == [], error.value.message
 
 

@@ -4,8 +4,10 @@ In CI the operator is killed before and after each call of the plainest life, fr
 PEFTJOB_ALL_FAULTS=1 every call of every life, and of the operator's start, meets every fault.
 """
 
+import contextlib
 import itertools
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -118,17 +120,15 @@ class Stage:
             proxy.calls, proxy.faults, proxy.kill = [], dict(faults), operator.kill
             template = failing() if life.fails else None
             ns.submit(NAME, nodes=1, run_time="100ms", template=template, **life.spec)
-            life.user(ns)
 
             def over() -> bool:
-                if not operator.is_alive:
-                    operator.stop()
-                    operator.start()
                 job = ns.find(f"{ns.peftjobs}/{NAME}")
                 return job is None if life.want is None else (job or {}).get("status", {}).get("state") == life.want
 
-            wait_for(f"{name}: the end", over, 120, 0.05, lambda: operator.log.read_text()[-4000:])
-            self._settle(ns, life)
+            with kept_alive(operator):
+                life.user(ns)
+                wait_for(f"{name}: the end", over, 120, 0.05, lambda: operator.log.read_text()[-4000:])
+                self._settle(ns, life)
             job = ns.find(f"{ns.peftjobs}/{NAME}") or {}
             events = Counter(ns.events(NAME))
             return Outcome(
@@ -144,6 +144,26 @@ class Stage:
         if life.want is None:
             wait_for("nothing left", lambda: not ns.child_jobs(NAME) and not ns.pods(NAME), 60, 0.1)
         time.sleep(0.5)
+
+
+@contextlib.contextmanager
+def kept_alive(operator: ForkedOperator) -> Iterator[None]:
+    """Start an operator again whenever it has died, as the kubelet does."""
+    is_over = threading.Event()
+
+    def look() -> None:
+        while not is_over.wait(0.05):
+            if not operator.is_alive:
+                operator.stop()
+                operator.start()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 @pytest.fixture(scope="module")

@@ -195,7 +195,8 @@ class Kubelet:
                 if "started" in word:
                     self.workers[word["started"]].pid = word["pid"]
                     continue
-                worker = next((w for w in self.workers.values() if w.pid == word["ended"]), None)
+                running = (w for w in self.workers.values() if w.code is None)  # others may have had the same pid
+                worker = next((w for w in running if w.pid == word["ended"]), None)
                 if worker is not None:
                     worker.signal(signal.SIGKILL)  # as the kernel does to a container without its first process
                     worker.code = word["code"]

@@ -82,6 +82,8 @@ class Recovery:
     strike: Strike
     noticed: float
     """Seconds until the status said that the gang does not run."""
+    gone: float
+    """Until no process of the gang was there any more."""
     seconds: float
     """Until the first new step of the next gang."""
     lost_steps: int
@@ -124,6 +126,8 @@ class Driver:
         self._ends: list[threading.Thread] = []
         self._first_steps: dict[str, float] = {}
         """When each gang had made its first step, by the uid of its rank 0's pod."""
+        self._last_seen: dict[str, float] = {}
+        """When each worker was last seen to run, by its pod's uid."""
         self._not_running: list[float] = []
         """When the status began to say something else than Running."""
         self._is_over = threading.Event()
@@ -226,7 +230,7 @@ class Driver:
         end()
 
     def _watch(self) -> None:
-        """Note when gangs make their first steps."""
+        """Note when gangs make their first steps, and when they are gone."""
         was_running = False
         while not self._is_over.wait(_WATCH_SECONDS):
             status = (self._ground.jobs.job(self._plan.name) or {}).get("status", {})
@@ -234,6 +238,7 @@ class Driver:
             if was_running and not is_running:
                 self._not_running.append(time.monotonic())
             was_running = is_running
+            self._last_seen |= {worker.uid: time.monotonic() for worker in self._ground.running(self._plan.name)}
             for worker in self._firsts():
                 if worker.uid not in self._first_steps and _last_step(worker.log()):
                     self._first_steps[worker.uid] = time.monotonic()
@@ -250,7 +255,9 @@ class Driver:
             if not (before and noticed and after and self._first_steps[after[0].uid] < until):
                 continue
             lost = _last_step(before[-1].log()) - _went_on_after(after[0].log())
-            found.append(Recovery(hit.strike, noticed[0], self._first_steps[after[0].uid] - at, lost))
+            gone = max(self._last_seen.get(w.uid, at) - at for w in self._workers() if w.began < at)
+            seconds = self._first_steps[after[0].uid] - at
+            found.append(Recovery(hit.strike, noticed[0], max(gone, 0.0), seconds, lost))
         return found
 
     def _workers(self) -> list[Worker]:

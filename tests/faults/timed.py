@@ -32,18 +32,23 @@ class Timed:
     noticed_within: float | None
     """Seconds until the status says so; None: a person asked for it."""
     may_lose_steps: bool
+    gone_within: float | None = None
+    """Seconds until the gang's processes have ended; None: they may not have been told to."""
 
+
+GRACE_SECONDS: Final = 30
+"""That Kubernetes gives pods to end, unless they say otherwise."""
 
 TIMED: Final = (
     Timed(Fault.KILL_RANK, "a rank's process is killed", 0, 10, may_lose_steps=True),
     Timed(Fault.KILL_POD, "all processes of a pod are killed", 0, 10, may_lose_steps=True),
-    Timed(Fault.DELETE_POD, "a pod is deleted", 0, 10, may_lose_steps=True),
+    Timed(Fault.DELETE_POD, "a pod is deleted", 0, 10, may_lose_steps=False, gone_within=GRACE_SECONDS),
     Timed(Fault.NODE_DIES, "kubelet and containers of a node die, and its network goes", 300, 180, may_lose_steps=True),
     Timed(Fault.CUT_NETWORK, "a node's network is cut, all runs on", 300, 180, may_lose_steps=True),
     # Three steps and a minute; steps take about a second where two pods share two CPUs.
     Timed(Fault.PAUSE_RANK, "a rank's process stands still (`SIGSTOP`)", 300, 63, may_lose_steps=True),
-    Timed(Fault.DRAIN, "a pod is drained (evicted)", 0, None, may_lose_steps=False),
-    Timed(Fault.SUSPEND, "`spec.suspend` is set for 15 s", 15, None, may_lose_steps=False),
+    Timed(Fault.DRAIN, "a pod is drained (evicted)", 0, None, may_lose_steps=False, gone_within=GRACE_SECONDS),
+    Timed(Fault.SUSPEND, "`spec.suspend` is set for 15 s", 15, None, may_lose_steps=False, gone_within=GRACE_SECONDS),
 )
 
 
@@ -79,6 +84,12 @@ class Times:
         return [recovery.noticed for outcome in self.outcomes for recovery in outcome.recoveries]
 
     @property
+    def gone(self) -> list[float]:
+        """Seconds until the gang's processes had ended, where they were told to."""
+        asked = self.timed.gone_within is not None
+        return [recovery.gone for outcome in self.outcomes for recovery in outcome.recoveries if asked]
+
+    @property
     def seconds(self) -> list[float]:
         """Seconds until the first new step."""
         return [recovery.seconds for outcome in self.outcomes for recovery in outcome.recoveries]
@@ -102,12 +113,17 @@ class Times:
             slowest = max(self.noticed, default=float("inf"))
             what = f"{where}: {self.timed.fault}: noticed"
             rows.append(Row(what, f"{slowest:.1f} s <= {within:g} s", slowest <= within))
+        if (within := self.timed.gone_within) is not None:
+            slowest = max(self.gone, default=float("inf"))
+            what = f"{where}: {self.timed.fault}: workers gone"
+            rows.append(Row(what, f"{slowest:.1f} s <= {within:g} s", slowest <= within))
         return rows
 
     def line(self) -> list[str]:
         """Return the row of a table."""
         found = f"{sum(len(outcome.recoveries) for outcome in self.outcomes)} of {len(self.outcomes)}"
-        return [self.timed.fault, found, *_both(self.noticed), *_both(self.seconds), str(self.lost_steps)]
+        times = [cell for values in (self.noticed, self.gone, self.seconds) for cell in _both(values)]
+        return [self.timed.fault, found, *times, str(self.lost_steps)]
 
     def in_docs(self) -> str:
         """Return the row of the table in the documentation."""
@@ -115,7 +131,7 @@ class Times:
         statuses = [((outcome.end and outcome.end.job) or {}).get("status", {}) for outcome in self.outcomes]
         costs = sorted({_cost(status.get("restarts", 0), status.get("disruptions", 0)) for status in statuses})
         seen = ", ".join(f"`{reason}`" for reason in reasons)
-        times = [" / ".join(_both(values, 0)) for values in (self.noticed, self.seconds)]
+        times = [" / ".join(_both(values, 0)) if values else "" for values in (self.noticed, self.gone, self.seconds)]
         cells = [self.timed.words, seen, ", ".join(costs), *times, str(self.lost_steps), str(len(self.seconds))]
         return f"| {' | '.join(cells)} |"
 
@@ -128,13 +144,16 @@ def group(outcomes: Sequence[Outcome]) -> list[Times]:
 
 def times_table(found: Sequence[Times]) -> str:
     """Return the table for a terminal."""
-    head = ["fault", "runs", "noticed median s", "most", "trains again median s", "most", "steps lost, most"]
+    head = [
+        "fault", "runs", "noticed median s", "most", "gone median s", "most", "trains again median s", "most",
+        "steps lost, most",
+    ]  # fmt: skip
     return table([head, *(times.line() for times in found)])
 
 
 def with_table(text: str, found: Sequence[Times]) -> str:
     """Return the documentation's text with what was found in its table; rows of other faults stay as they are."""
-    names = ("fault", "reason", "costs", "noticed, s", "trains again, s", "steps made again", "runs")
+    names = ("fault", "reason", "costs", "noticed, s", "workers gone, s", "trains again, s", "steps made again", "runs")
     head = f"| {' | '.join(names)} |\n{'|---' * len(names)}|"
     before, _, rest = text.partition(BEGIN)
     written, _, after = rest.partition(END)

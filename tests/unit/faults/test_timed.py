@@ -14,15 +14,15 @@ JOB = {"status": {"restarts": 1}}
 EVENTS = (("Normal", "Starting", ""), ("Warning", "InternalError", "rank 1 was killed"))
 
 
-def outcome(noticed: float = 2.0, lost: int = 3, fault: Fault = Fault.KILL_RANK) -> Outcome:
+def outcome(noticed: float = 2.0, lost: int = 3, fault: Fault = Fault.KILL_RANK, gone: float = 5.0) -> Outcome:
     """Return what became of a timed fault."""
     (plan,) = timed_plans(1, [fault])
-    recovery = Recovery(plan.strikes[0], noticed, 20.0, lost)
+    recovery = Recovery(plan.strikes[0], noticed, gone, 20.0, lost)
     return Outcome(plan, [], recoveries=[recovery], end=End(JOB, {}, events=EVENTS))
 
 
 def bars(*outcomes: Outcome) -> list[bool | None]:
-    """Return which bars of one fault are met: steps, and where there is one, time."""
+    """Return which bars of one fault are met: steps, and where there are any, times."""
     (times,) = group(outcomes)
     return [row.met for row in times.bars("here", INTERVAL)]
 
@@ -41,8 +41,10 @@ def test_each_fault_hits_once_in_the_middle_of_training() -> None:
         ([outcome(), outcome(noticed=10.1)], [True, False]),
         ([replace(outcome(), wrong=["a rank ran twice"])], [False, True]),
         ([replace(outcome(), recoveries=[])], [False, False]),
-        ([outcome(fault=Fault.DRAIN)], [False]),
-        ([outcome(fault=Fault.DRAIN, lost=0)], [True]),
+        ([outcome(fault=Fault.DRAIN)], [False, True]),
+        ([outcome(fault=Fault.DRAIN, lost=0)], [True, True]),
+        ([outcome(fault=Fault.DRAIN, lost=0), outcome(fault=Fault.DRAIN, lost=0, gone=31)], [True, False]),
+        ([outcome(fault=Fault.DELETE_POD, noticed=11, lost=0)], [True, False, True]),
         ([outcome(fault=Fault.NODE_DIES, noticed=179)], [True, True]),
     ],
 )
@@ -53,12 +55,12 @@ def test_bars(found: list[Outcome], met: list[bool]) -> None:
 def test_tables() -> None:
     found = group([outcome(noticed=2), outcome(noticed=4)])
     assert re.search(r"rank killed +2 of 2 +3\.0 +4\.0 +20\.0 +20\.0 +3", times_table(found))
-    drained = "| a pod is drained (evicted) | `Disrupted` | nothing | 1 / 1 | 2 / 2 | 0 | 1 |"
+    drained = "| a pod is drained (evicted) | `Disrupted` | nothing | 1 / 1 | 2 / 2 | 3 / 3 | 0 | 1 |"
     text = with_table(f"before\n{BEGIN}\nhead\n---\n{drained}\n| old |\n{END}\nafter", found)
     assert text.startswith("before\n")
     assert text.endswith("\nafter")
     assert "old" not in text
-    killed = "| a rank's process is killed | `InternalError` | a restart | 3 / 4 | 20 / 20 | 3 | 2 |"
+    killed = "| a rank's process is killed | `InternalError` | a restart | 3 / 4 |  | 20 / 20 | 3 | 2 |"
     assert text.splitlines()[4:6] == [killed, drained]
     assert with_table(text, found) == text
 

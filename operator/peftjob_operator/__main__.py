@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+from functools import partial
 from typing import Any
 
 import kopf
@@ -76,7 +77,9 @@ async def run(settings: Settings) -> None:
             watching,
             asyncio.create_task(queue.run(work, CONCURRENCY), name="queue"),
             asyncio.create_task(metrics.serve(health, count_jobs, settings), name="health"),
-            asyncio.create_task(watch_versions(kube, settings.namespaces, cache.newest), name="versions"),
+            asyncio.create_task(
+                watch_versions(kube, settings.namespaces, partial(cache.newest, "peftjobs")), name="versions"
+            ),
         ]
         done, rest = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
         for task in rest:

@@ -52,10 +52,9 @@ class Cache:
                 found[uid] = obj
         return [obj for uid, obj in found.items() if uid not in self._gone]
 
-    def newest(self) -> int:
-        """Return the highest version of any object that is known."""
-        known = [(kind, key) for kind, index in self._indices.items() for key in index]
-        return max((version(obj) for kind, key in known for obj in self.get(kind, key)), default=0)
+    def newest(self, kind: str) -> int:
+        """Return the highest version of any object of a kind; those of others may be kept in a store of their own."""
+        return max((version(obj) for key in self.keys(kind) for obj in self.get(kind, key)), default=0)
 
     def mark(self, kind: str, key: Key) -> "Mark":
         """Return what is known now, before the API server is asked to list it."""

@@ -30,7 +30,7 @@ async def watch_versions(
     Args:
         kube: To ask.
         namespaces: That may be read; none: all.
-        known: Returns the highest version that was seen elsewhere.
+        known: Returns the highest version of a PeftJob that was seen elsewhere.
         seconds: Between two questions.
 
     Raises:

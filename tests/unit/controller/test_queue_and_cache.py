@@ -60,12 +60,13 @@ def test_own_writes_are_seen_at_once_and_the_watch_catches_up(cache: Cache, inde
 
 
 def test_the_newest_version_of_all(cache: Cache, index: dict[object, object]) -> None:
-    assert cache.newest() == 0
+    assert cache.newest("jobs") == 0
     index[KEY] = [versioned(7), versioned(11, "other")]
     index["default", "another"] = [versioned(10, "third")]
-    assert cache.newest() == 11
+    assert cache.newest("jobs") == 11
     cache.put("jobs", KEY, versioned(12))
-    assert cache.newest() == 12
+    assert cache.newest("jobs") == 12
+    assert cache.newest("peftjobs") == 0
 
 
 def test_an_own_write_that_no_watch_ever_shows_is_forgotten(cache: Cache, clock: Clock) -> None:

@@ -58,17 +58,9 @@ class LabHand:
     def _hit(self, worker: LabWorker, strike: Strike) -> End | None:
         """Strike at a worker that runs."""
         launcher, *ranks = processes_of(worker)
-        rank = ranks[strike.target // 2 % len(ranks)] if ranks else launcher
         match strike.fault:
-            case Fault.KILL_RANK:
-                send(rank, signal.SIGKILL)
-            case Fault.KILL_LAUNCHER:
-                send(launcher, signal.SIGKILL)
-            case Fault.KILL_POD:
-                worker.signal(signal.SIGKILL)
-            case Fault.PAUSE_RANK:
-                send(rank, signal.SIGSTOP)
-                return lambda: send(rank, signal.SIGCONT)
+            case Fault.KILL_RANK | Fault.KILL_LAUNCHER | Fault.KILL_POD | Fault.PAUSE_RANK:
+                return send_signals(launcher, ranks, strike)
             case Fault.DISK_FULL:
                 return _fill(launcher, worker.folder / TEMPORARY)
             case Fault.CUT_NETWORK:
@@ -163,6 +155,23 @@ def processes_of(worker: Worker) -> list[int]:
     if not found:
         raise MissedError(f"{worker.name} has ended")
     return found
+
+
+def send_signals(launcher: int, ranks: Sequence[int], strike: Strike) -> End | None:
+    """Kill a worker's processes, or stop one; ranks that have not started yet are their launcher."""
+    rank = ranks[strike.target // 2 % len(ranks)] if ranks else launcher
+    match strike.fault:
+        case Fault.KILL_RANK:
+            send(rank, signal.SIGKILL)
+        case Fault.KILL_LAUNCHER:
+            send(launcher, signal.SIGKILL)
+        case Fault.KILL_POD:
+            for pid in (launcher, *ranks):
+                send(pid, signal.SIGKILL)
+        case Fault.PAUSE_RANK:
+            send(rank, signal.SIGSTOP)
+            return lambda: send(rank, signal.SIGCONT)
+    return None
 
 
 def _fill(launcher: int, folder: Path) -> End:

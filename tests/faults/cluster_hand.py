@@ -6,7 +6,7 @@ from typing import Final
 from peftjob_cluster import lifecycle, network
 from peftjob_cluster.network import NODES
 
-from .carry_out import End, chosen, processes_of, suspend, take_away
+from .carry_out import End, chosen, processes_of, send_signals, suspend, take_away
 from .plans import Fault, Plan, Strike
 from .processes import send
 from .two_nodes import LOST, PodWorker, TwoNodes
@@ -52,18 +52,9 @@ class ClusterHand:
 
     def _hit(self, worker: PodWorker, strike: Strike) -> End | None:
         launcher, *ranks = processes_of(worker)
-        rank = ranks[strike.target // 2 % len(ranks)] if ranks else launcher
         match strike.fault:
-            case Fault.KILL_RANK:
-                send(rank, signal.SIGKILL)
-            case Fault.KILL_LAUNCHER:
-                send(launcher, signal.SIGKILL)
-            case Fault.KILL_POD:
-                for pid in (launcher, *ranks):
-                    send(pid, signal.SIGKILL)
-            case Fault.PAUSE_RANK:
-                send(rank, signal.SIGSTOP)
-                return lambda: send(rank, signal.SIGCONT)
+            case Fault.KILL_RANK | Fault.KILL_LAUNCHER | Fault.KILL_POD | Fault.PAUSE_RANK:
+                return send_signals(launcher, ranks, strike)
             case Fault.CUT_NETWORK:
                 node = next(node for node in NODES if node.name == worker.where)
                 network.set_link(self._ground.layout, node, up=False)

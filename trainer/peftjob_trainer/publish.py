@@ -32,7 +32,8 @@ from pydantic import ValidationError
 
 from .checkpoints.names import discard
 from .checkpoints.names import remove as remove_checkpoints
-from .claim import Claim, ClaimRecord, FileEntry, Manifest, read_claim
+from .claim import Claim, read_claim
+from .claim_record import ClaimRecord, FileEntry, Manifest
 from .exits import TrainerError
 from .storage import ObjectNotFound, PreconditionFailed, Store
 

@@ -6,7 +6,7 @@ import shutil
 import signal
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -28,32 +28,26 @@ from .checkpoints.resume import go_on, newest
 from .checkpoints.state import TrainingState
 from .checkpoints.stored import Stored
 from .checkpoints.suits import numerics
-from .claim import Claim
 from .data import Splits, load_once, load_splits
 from .data_report import SplitReport
 from .exits import TrainerError
 from .failures import explain
 from .handoff import ADAPTER_FOLDER, Go, Place, end_process, write_failure
-from .history import History
 from .merging import Merge, writers
 from .methods import Method, method_of, trainable
-from .model_card import write_model_card
+from .output import patient_output, release, take_claim, write_adapter
 from .planning import Inputs, Option, estimate, settle, topology_of
 from .processors import load_processor, pad_of
 from .progress import Progress, serve
-from .publish import MERGED_FOLDER, find_published, publish
-from .report import write_report
+from .publish import MERGED_FOLDER, publish
 from .resolve import ResolvedSpec, fit_length, read_facts, resolve, told_of
 from .same_data import check_same
 from .sharding import Base, Groups, Sharded, open_groups
 from .sharding.process_groups import COLLECTIVE_TIMEOUT
-from .storage import Store, fetch_adapter, open_store
-from .storage.patience import ONCE
-from .storage.uris import parse
-from .storage.waiting import WaitingStore
+from .storage import fetch_adapter
 from .tasks import packing, task_of
 from .train import Run, evaluate_split, train
-from .usage import USAGE_NAME, Usage
+from .usage import USAGE_NAME
 from .watchdog import Watchdog, hang_seconds
 
 log = logging.getLogger(__name__)
@@ -353,34 +347,6 @@ def older(checkpoints: Checkpoints, stored: Stored | None, device: torch.device,
     return found[1] if found else None
 
 
-def take_claim(go: Go) -> tuple[Claim, AdapterInfo | None]:
-    """Claim the output; return also the adapter that a gang before finished at the last moment."""
-    output = go.run.spec.output.uri
-    claim = Claim.take(open_store(output, go.run.spec.storage), go.run.job, go.attempt, go.gang)
-    return claim, find_published(claim.store, output, go.run.job)
-
-
-def patient_output(loop: Run) -> Store:
-    """Return the output as a store that a finished adapter waits for, however long it is away."""
-    inner = open_store(loop.spec.output.uri, loop.spec.storage, ONCE)
-    return WaitingStore(inner, loop.progress.waiting, loop.interrupted)
-
-
-def release(claim: Claim, stored: Stored | None) -> None:
-    """Leave the output as it was, for nobody of this PeftJob comes again; a failure to do so hides no cause.
-
-    Args:
-        claim: Taken back unless something counts that was written under it.
-        stored: The checkpoints, if nobody is to go on from them either.
-    """
-    try:
-        if stored is not None:
-            stored.clear()
-        claim.release()
-    except Exception as error:
-        log.warning("%s: the claim stays there: %s", claim.store.uri, error)
-
-
 def agree(flag: bool, device: torch.device) -> bool:
     """Tell every rank whether any has the flag set."""
     flags = torch.tensor([int(flag)], device=device)
@@ -393,18 +359,3 @@ def on_sigterm() -> Any:
     came: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
     return lambda: bool(came)
-
-
-def write_adapter(
-    folder: Path, go: Go, loop: Run, plan: PlanInfo, history: History, processor: Any, data: Sequence[SplitReport]
-) -> None:
-    """Write everything that is published."""
-    spec = go.run.spec
-    location = parse(spec.base_model.uri)
-    base = location.container if location.scheme == "hf" else spec.base_model.uri
-    loop.method.save(loop.sharded.model, folder, base, spec.base_model.revision)
-    processor.save_pretrained(folder)
-    dtype = str(loop.sharded.base[0].dtype).removeprefix("torch.")
-    Usage.of(spec, loop.splits.labels, loop.splits.chat, dtype).write(folder)
-    write_report(folder, go.run, plan, history, data)
-    write_model_card(folder, go.run, plan, history, labels=loop.splits.labels, chat=loop.splits.chat)

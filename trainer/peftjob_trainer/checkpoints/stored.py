@@ -18,7 +18,8 @@ from peftjob_api import CheckpointInfo
 from peftjob_api.worker import WireModel
 from pydantic import ValidationError
 
-from ..claim import CheckpointEntry, Claim, FileEntry
+from ..claim import Claim
+from ..claim_record import CheckpointEntry, FileEntry
 from ..exits import TrainerError
 from ..storage import ObjectNotFound
 from ..storage.adapters import sha256

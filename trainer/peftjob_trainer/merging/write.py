@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from peftjob_api.spec import OutputSpec, WorkersSpec
 
-from ..claim import FileEntry
+from ..claim_record import FileEntry
 from ..publish import MERGED_FOLDER, Written
 from ..sharding import Base
 from ..storage import PreconditionFailed, Store, Stream

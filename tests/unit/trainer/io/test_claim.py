@@ -8,7 +8,8 @@ import pytest
 from peftjob_api import JobIdentity, Reason
 from peftjob_api.constants import CLAIM_NAME, MANIFEST_NAME
 from peftjob_api.spec import StorageSpec
-from peftjob_trainer.claim import Claim, ClaimRecord, FileEntry, Manifest, check_output, decide, read_claim
+from peftjob_trainer.claim import Claim, check_output, read_claim
+from peftjob_trainer.claim_record import ClaimRecord, FileEntry, Manifest, decide
 from peftjob_trainer.exits import TrainerError
 from peftjob_trainer.storage import Store, open_store
 

@@ -32,6 +32,8 @@ from .status import (
 
 MAX_ATTEMPTS = 9999
 _SOON = 2.0
+GIVEN_BACK_SECONDS = 30.0
+"""Until a gang that gave its nodes back tries again, at least; up to twice as long, by chance."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,7 @@ def _wait_for_gang(s: Snapshot, spec: PeftJobSpec, job: ChildJob, status: PeftJo
                 f"only {len(times)} of {nodes} workers had a node after {spec.workers.start_timeout_seconds} s "
                 f"(spec.workers.startTimeoutSeconds); the gang gave its nodes back and tries again"
             )
-            status = _over(s, status, Reason.START_TIMEOUT, text, pause=30 + 30 * s.jitter)
+            status = _over(s, status, Reason.START_TIMEOUT, text, pause=GIVEN_BACK_SECONDS * (1 + s.jitter))
             return Decision(status, _cleanup(s, [job]), _SOON)
     # Not how many run by now: each count would cost a write.
     reason, text = why_not_ready(s, nodes) or (Reason.STARTING, _asked(spec, job.attempt, status))

@@ -224,6 +224,31 @@ def test_a_killed_run_goes_on_to_the_very_same_adapter(
     assert not (adapter_of(body) / "checkpoints").exists()
 
 
+def test_a_checkpoint_of_other_data_is_refused_and_stays(
+    launch: Launch, job: Callable[..., dict[str, Any]], inputs: Path, tmp_path: Path
+) -> None:
+    """The training data is replaced where it lies between two attempts; the right data again, and it goes on."""
+    data = tmp_path / "train.jsonl"
+    lines = (inputs / "train.jsonl").read_text().splitlines(keepends=True)
+    data.write_text("".join(lines))
+    body = job(training=LONG)
+    body["spec"]["dataset"]["train"] = f"file://{data}"
+    first = launch(tmp_path / "first", body)
+    wait_for_step(first, 2)
+    os.kill(first.process.pid, signal.SIGTERM)
+    assert first.wait(30) == 75, first.log
+    before = sorted((adapter_of(body) / "checkpoints").rglob("*"))
+    data.write_text("".join(lines[:-1]))
+    other = launch(tmp_path / "other", body)
+    assert other.wait() == 65, other.log
+    assert other.last_word()["reason"] == "CheckpointUnsuitable"
+    assert "examples of dataset.train was" in other.last_word()["message"]
+    assert sorted((adapter_of(body) / "checkpoints").rglob("*")) == before != []
+    data.write_text("".join(lines))
+    again = launch(tmp_path / "again", body)
+    wait_for(again, "going on after step ")
+
+
 def test_sigterm_reaches_one_rank_and_all_agree(
     launch: Launch, job: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:

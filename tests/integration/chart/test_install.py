@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from peftjob_cluster.control_plane import ControlPlane
+from peftjob_cluster.shell import ClusterError
 from peftjob_testkit.chart import CHART, tool
 from peftjob_testkit.waiting import wait_for
 
@@ -139,6 +140,8 @@ def test_who_may_edit_a_namespace_may_edit_its_peftjobs(helm: Installer) -> None
     }
     assert {q: helm.can(q[0], q[1], "peftjobs.peftjob.io", q[2]) for q in want} == want
     assert not helm.can("ed", "patch", "peftjobs.peftjob.io/status", "team-a")
+    with pytest.raises(ClusterError, match=r"peftjobs\.peftjob\.io is forbidden"):
+        helm.plane.kubectl("create", "--filename", "-", "--as", "vi", stdin=PEFTJOB)
 
 
 def test_an_upgrade_brings_a_new_field_and_an_uninstall_keeps_the_peftjobs(helm: Installer, tmp_path: Path) -> None:
@@ -169,3 +172,5 @@ def test_the_crd_and_the_peftjobs_go_with_the_release_when_told(helm: Installer)
     install(helm, "--set", "crds.keep=false")
     helm.run("uninstall", RELEASE, "--wait")
     assert "peftjobs.peftjob.io" not in helm.plane.kubectl("get", "crds", "--output", "name")
+    with pytest.raises(ClusterError, match='no matches for kind "PeftJob"'):
+        helm.plane.kubectl("apply", "--filename", "-", stdin=PEFTJOB)

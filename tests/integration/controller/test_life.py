@@ -297,6 +297,30 @@ def test_a_quota_without_room_for_the_pods(namespace: Callable[[str], Namespace]
     assert "exceeded quota: q" in ns.wait_ready("cramped", "QuotaExceeded")["message"]
 
 
+def test_a_claim_that_is_missing_is_waited_for(ns: Namespace) -> None:
+    """The scheduler names it; once it is there and bound, the same attempt starts."""
+    ns.submit("unmounted", nodes=1, dataset={"train": "pvc://words/train.jsonl"})
+    found = ns.wait_ready("unmounted", "VolumeNotReady")
+    assert found["status"] == "False"
+    assert 'persistentvolumeclaim "words" not found' in found["message"]
+    size, modes = {"storage": "1Mi"}, ["ReadWriteMany"]
+    claim = {"accessModes": modes, "storageClassName": "", "volumeName": "words", "resources": {"requests": size}}
+    volume = {"accessModes": modes, "capacity": size, "hostPath": {"path": "/words"}}
+    ns.api.create("/api/v1/persistentvolumes", {"metadata": {"name": "words"}, "spec": volume})
+    ns.api.create(f"{ns.path}/persistentvolumeclaims", {"metadata": {"name": "words"}, "spec": claim})
+    ns.running("unmounted", timeout=60)
+
+
+def test_a_policy_that_refuses_the_pods_is_told(namespace: Callable[[str], Namespace]) -> None:
+    ns = namespace("strict")
+    enforce = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "baseline"}}}
+    ns.api.merge(f"/api/v1/namespaces/{ns.name}", enforce)
+    ns.submit("refused", template={"spec": {"hostNetwork": True}})
+    found = ns.wait_ready("refused", "InvalidPodTemplate")
+    assert found["status"] == "False"
+    assert "violates PodSecurity" in found["message"]
+
+
 def test_the_operator_used_its_rights_all_of_them_and_no_more(plane: ControlPlane, ns: Namespace) -> None:
     """Last: counts the requests of all tests above."""
     used: set[tuple[str, str, str]] = set()

@@ -2,8 +2,10 @@
 
 import http.server
 import json
+import os
 import socket
 import struct
+import subprocess
 import threading
 import time
 import uuid
@@ -16,6 +18,7 @@ import pytest
 from peftjob_api import JobIdentity, Reason
 from peftjob_api.spec import BaseModelSpec, StorageSpec
 from peftjob_cluster.s3 import S3Server
+from peftjob_testkit.s3_proxy import S3Proxy
 from peftjob_trainer.claim import Claim
 from peftjob_trainer.exits import TrainerError
 from peftjob_trainer.storage import fetch_files, fetch_model, open_store, patience
@@ -371,6 +374,29 @@ def test_an_output_that_cannot_be_written_is_found_before_training(
     with pytest.raises(TrainerError) as error:
         Claim.take(open_store(f"s3://{bucket}/x", storage), job, 1, "g")
     assert error.value.reason is want
+
+
+def test_a_bucket_without_room_is_found_before_training(
+    s3: S3Server, credentials: None, job: JobIdentity, at_endpoint: Callable[[str], StorageSpec]
+) -> None:
+    with S3Proxy(s3) as proxy:
+        proxy.fails = lambda number, method, path: "full" if method == "PUT" else None
+        with pytest.raises(TrainerError, match="raise its quota") as error:
+            Claim.take(open_store("s3://adapters/full", at_endpoint(proxy.endpoint)), job, 1, "g")
+    assert error.value.reason is Reason.STORAGE_FULL
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a volume")
+def test_a_volume_without_room_is_found_before_training(job: JobIdentity, tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "peftjob-test", str(tmp_path)], check=True)
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            (tmp_path / "filler").write_bytes(bytes(2**20))
+        with pytest.raises(TrainerError, match="make room on the volume") as error:
+            Claim.take(open_store(f"file://{tmp_path}/out", StorageSpec()), job, 1, "g")
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+    assert error.value.reason is Reason.STORAGE_FULL
 
 
 @pytest.fixture

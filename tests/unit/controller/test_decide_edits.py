@@ -3,7 +3,7 @@
 import copy
 
 from peftjob_testkit.builders import Object, at, child_job, condition, peftjob, running, snapshot, status, worker
-from peftjob_testkit.decisions import Case, every, word
+from peftjob_testkit.decisions import Case, every, result, word
 
 GANG = [worker(0), worker(1)]
 FAILED = "Pod default/tune-2-0 has failed"
@@ -77,6 +77,20 @@ CASES = [
         [worker(0, 2)],
         want_state="Starting",
         want_status={"attempt": 2, "startTime": at()},
+    ),
+    Case(
+        "a success that was cleared is told again while its pods are there",
+        peftjob(),
+        [child_job(complete=True)],
+        [worker(0, exit_code=0, word=result()), worker(1, exit_code=0)],
+        want_state="Succeeded",
+    ),
+    Case(
+        "a success that was cleared costs one gang once they are gone, which finds the adapter",
+        peftjob(),
+        want_actions=["create 1"],
+        want_state="Starting",
+        want_status={"attempt": 1},
     ),
     Case(
         "a time to try again that no pause comes to",

@@ -135,16 +135,20 @@ async def test_a_deletion_that_met_a_conflict_is_tried_again(world: World, proce
     assert "deletionTimestamp" in job["metadata"]
 
 
-async def test_parts_that_somebody_deleted_come_back_while_a_gang_starts(world: World, process: Process) -> None:
+async def test_parts_that_somebody_deleted_or_changed_come_back_while_a_gang_starts(
+    world: World, process: Process
+) -> None:
     await process.reconcile()
     world.run_job_controller()
-    for kind in ("services", "configmaps"):
-        world.objects[kind].clear()
+    world.objects["services"].clear()
+    (config,) = world.objects["configmaps"].values()
+    world.write("configmaps", {**config, "data": {}})
     process.tell()
     await process.reconcile()
     world.wait(61)
     await process.reconcile()
     assert [len(world.objects[kind]) for kind in ("services", "configmaps")] == [1, 1]
+    assert [found["data"] for found in world.objects["configmaps"].values()] == [config["data"]]
 
 
 @pytest.mark.parametrize("hours", [-1, 1])

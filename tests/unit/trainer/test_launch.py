@@ -176,7 +176,7 @@ def test_gpus_that_are_not_here_are_told_with_the_way_out(
         return
     with pytest.raises(TrainerError, match="processesPerNode") as error:
         check_accelerators(job, tmp_path)
-    assert error.value.code == ExitCode.BAD_CONFIG
+    assert (error.value.reason, error.value.code) == (Reason.INVALID_CONFIG, ExitCode.BAD_CONFIG)
 
 
 def leave(work: Path, rank: int, reason: Reason, code: int, **fields: object) -> None:

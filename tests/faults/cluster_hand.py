@@ -22,7 +22,9 @@ FAULTS: Final = (
     Fault.NODE_DIES,
     Fault.NODE_VANISHES,
     Fault.CUT_NETWORK,
+    Fault.S3_AWAY,
     Fault.KILL_OPERATOR,
+    Fault.PAUSE_API,
 )
 """What can be carried out here."""
 
@@ -45,6 +47,12 @@ class ClusterHand:
                 for pid in self._ground.operator_processes():
                     send(pid, signal.SIGKILL)
                 return None
+            case Fault.S3_AWAY:
+                self._ground.cut_off_s3(away=True)
+                return lambda: self._ground.cut_off_s3(away=False)
+            case Fault.PAUSE_API:
+                self._ground.pause_api(paused=True)
+                return lambda: self._ground.pause_api(paused=False)
         workers = self._ground.running(plan.name)
         if strike.fault in (Fault.NODE_DIES, Fault.NODE_VANISHES, Fault.CUT_NETWORK):
             workers = [worker for worker in workers if worker.where == LOST]

@@ -102,6 +102,8 @@ class Outcome:
     lost_steps: list[int] = field(default_factory=list)
     """For each gang after the first one: the steps that it had to make again."""
     recoveries: list[Recovery] = field(default_factory=list)
+    waited: list[float] = field(default_factory=list)
+    """Seconds from the first strike until the status said that the output is waited for, each time that it did."""
     logs: str = ""
 
     @property
@@ -130,6 +132,8 @@ class Driver:
         """When each worker was last seen to run, by its pod's uid."""
         self._not_running: list[float] = []
         """When the status began to say something else than Running."""
+        self._waiting: list[float] = []
+        """When it began to say that the output is waited for."""
         self._is_over = threading.Event()
 
     def run(self, undisturbed: Trained | None) -> Outcome:
@@ -152,7 +156,9 @@ class Driver:
         wrong = judge(self._plan, end, measure) if measure is not None else ["the undisturbed run failed"]
         lost, recoveries = self._lost_steps(), self._recoveries()
         logs = "\n".join([status_text(job), *self._logs()]) if wrong else ""
-        return Outcome(self._plan, wrong, seconds, self._hits, end, lost, recoveries, logs)
+        first = self._began + self._hits[0].at if self._hits else 0.0
+        waited = [moment - first for moment in self._waiting if self._hits and moment > first]
+        return Outcome(self._plan, wrong, seconds, self._hits, end, lost, recoveries, waited, logs)
 
     def _wait_for(self, strike: Strike) -> bool:
         """Wait for a strike's moment and hit; False: the job is over."""
@@ -230,8 +236,8 @@ class Driver:
         end()
 
     def _watch(self) -> None:
-        """Note when gangs make their first steps, and when they are gone."""
-        was_running = False
+        """Note when gangs make their first steps, when they are gone, and when they wait for their output."""
+        was_running = was_waiting = False
         while not self._is_over.wait(_WATCH_SECONDS):
             status = (self._ground.jobs.job(self._plan.name) or {}).get("status", {})
             is_running = status.get("state") in ("Running", "Publishing")
@@ -239,6 +245,10 @@ class Driver:
                 self._not_running.append(time.monotonic())
             was_running = is_running
             self._last_seen |= {worker.uid: time.monotonic() for worker in self._ground.running(self._plan.name)}
+            is_waiting = any(c["reason"] == Reason.WAITING_FOR_STORAGE for c in status.get("conditions", []))
+            if is_waiting and not was_waiting:
+                self._waiting.append(time.monotonic())
+            was_waiting = is_waiting
             for worker in self._firsts():
                 if worker.uid not in self._first_steps and _last_step(worker.log()):
                     self._first_steps[worker.uid] = time.monotonic()

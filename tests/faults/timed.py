@@ -34,6 +34,8 @@ class Timed:
     may_lose_steps: bool
     gone_within: float | None = None
     """Seconds until the gang's processes have ended; None: they may not have been told to."""
+    ends_gang: bool = True
+    """Whether the gang ends by it, and another one goes on; otherwise it trains on."""
 
 
 GRACE_SECONDS: Final = 30
@@ -49,6 +51,9 @@ TIMED: Final = (
     Timed(Fault.PAUSE_RANK, "a rank's process stands still (`SIGSTOP`)", 300, 63, may_lose_steps=True),
     Timed(Fault.DRAIN, "a pod is drained (evicted)", 0, None, may_lose_steps=False, gone_within=GRACE_SECONDS),
     Timed(Fault.SUSPEND, "`spec.suspend` is set for 15 s", 15, None, may_lose_steps=False, gone_within=GRACE_SECONDS),
+    # Two time-outs of a read come first; then the operator's next look.
+    Timed(Fault.S3_AWAY, "S3 is cut off for 3 minutes", 180, 120, may_lose_steps=False, ends_gang=False),
+    Timed(Fault.PAUSE_API, "the API server stands still for 60 s", 60, None, may_lose_steps=False, ends_gang=False),
 )
 
 
@@ -81,6 +86,8 @@ class Times:
     @property
     def noticed(self) -> list[float]:
         """Seconds until the status told."""
+        if not self.timed.ends_gang:
+            return [outcome.waited[0] for outcome in self.outcomes if outcome.waited]
         return [recovery.noticed for outcome in self.outcomes for recovery in outcome.recoveries]
 
     @property
@@ -97,11 +104,15 @@ class Times:
     @property
     def lost_steps(self) -> int:
         """The most steps that were made again."""
+        if not self.timed.ends_gang:
+            return max((lost for outcome in self.outcomes for lost in outcome.lost_steps), default=0)
         return max((r.lost_steps for outcome in self.outcomes for r in outcome.recoveries), default=0)
 
     @property
     def is_whole(self) -> bool:
-        """Whether each run was ended by its fault, went on, and came to the right end."""
+        """Whether each run was ended by its fault, if that ends any, went on, and came to the right end."""
+        if not self.timed.ends_gang:
+            return all(outcome.hits and not outcome.lost_steps and not outcome.wrong for outcome in self.outcomes)
         return all(len(outcome.recoveries) == 1 and not outcome.wrong for outcome in self.outcomes)
 
     def bars(self, where: str, interval: int) -> list[Row]:
@@ -121,7 +132,8 @@ class Times:
 
     def line(self) -> list[str]:
         """Return the row of a table."""
-        found = f"{sum(len(outcome.recoveries) for outcome in self.outcomes)} of {len(self.outcomes)}"
+        struck = self.outcomes if not self.timed.ends_gang else [o for o in self.outcomes if o.recoveries]
+        found = f"{len(struck)} of {len(self.outcomes)}"
         times = [cell for values in (self.noticed, self.gone, self.seconds) for cell in _both(values)]
         return [self.timed.fault, found, *times, str(self.lost_steps)]
 
@@ -130,9 +142,12 @@ class Times:
         reasons = sorted({reason for outcome in self.outcomes for reason in outcome.reasons})
         statuses = [((outcome.end and outcome.end.job) or {}).get("status", {}) for outcome in self.outcomes]
         costs = sorted({_cost(status.get("restarts", 0), status.get("disruptions", 0)) for status in statuses})
-        seen = ", ".join(f"`{reason}`" for reason in reasons)
+        seen = ", ".join(f"`{reason}`" for reason in reasons) or "none"
         times = [" / ".join(_both(values, 0)) if values else "" for values in (self.noticed, self.gone, self.seconds)]
-        cells = [self.timed.words, seen, ", ".join(costs), *times, str(self.lost_steps), str(len(self.seconds))]
+        runs = len(self.seconds)
+        if not self.timed.ends_gang:
+            times[-1], runs = "goes on", len(self.outcomes)
+        cells = [self.timed.words, seen, ", ".join(costs), *times, str(self.lost_steps), str(runs)]
         return f"| {' | '.join(cells)} |"
 
 
@@ -158,7 +173,7 @@ def with_table(text: str, found: Sequence[Times]) -> str:
     before, _, rest = text.partition(BEGIN)
     written, _, after = rest.partition(END)
     rows = {line.split(" | ")[0].removeprefix("| "): line for line in written.splitlines()[3:]}
-    rows |= {times.timed.words: times.in_docs() for times in found if times.seconds}
+    rows |= {times.timed.words: times.in_docs() for times in found if times.seconds or not times.timed.ends_gang}
     ordered = [rows[timed.words] for timed in TIMED if timed.words in rows]
     return "\n".join([f"{before}{BEGIN}", head, *ordered, f"{END}{after}"])
 

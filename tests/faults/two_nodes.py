@@ -6,6 +6,7 @@ only the second one is lost.
 
 import json
 import os
+import signal
 import tempfile
 import threading
 import time
@@ -19,6 +20,7 @@ from typing import Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 from peftjob_api.constants import CLAIM_NAME, ENV_GANG, LABEL_JOB, LABEL_JOB_INDEX, TRAINER_CONTAINER
 from peftjob_cluster import lifecycle, network
+from peftjob_cluster.daemons import Daemons
 from peftjob_cluster.network import CONTROL_PLANE, NODES
 from peftjob_cluster.paths import Layout
 from peftjob_cluster.shell import ClusterError
@@ -28,7 +30,7 @@ from .inputs import put_inputs
 from .jobs import DATA, MODELS, Jobs, Object
 from .judging import Acceptance, End
 from .plans import Plan
-from .processes import marked
+from .processes import marked, send
 from .store import BUCKET, Trap
 
 LOST: Final = "n2"
@@ -87,8 +89,10 @@ class TwoNodes:
         self._all: dict[str, PodWorker] = {}
         self._twice: list[tuple[str, str]] = []
         self._accepted: dict[str, list[Acceptance]] = {}
+        self._cut_off: list[tuple[network.Node, str]] = []
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._work, daemon=True)
+        # A look at a claim may wait for a store that is away, which no look at pods must.
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._watch_pods, self._watch_claims)]
 
     def __enter__(self) -> "TwoNodes":
         installed_operator()
@@ -101,12 +105,16 @@ class TwoNodes:
         self._api.create("/api/v1/namespaces", {"metadata": {"name": self._namespace}})
         secret = {"metadata": {"name": "s3-credentials"}, "stringData": keys}
         self._api.create(f"/api/v1/namespaces/{self._namespace}/secrets", secret)
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join(60)
+        self.pause_api(paused=False)
+        self.cut_off_s3(away=False)
+        for thread in self._threads:
+            thread.join(60)
         lifecycle.restore_node(self.layout, LOST)
         self._api.delete(f"/api/v1/namespaces/{self._namespace}")
         for key in self.jobs.store.keys(BUCKET, f"{self._namespace}/"):
@@ -136,17 +144,35 @@ class TwoNodes:
         )
         return [pid for pod in pods["items"] for pid in marked(f"HOSTNAME={pod['metadata']['name']}")]
 
+    def cut_off_s3(self, *, away: bool) -> None:
+        """Have the S3 server's node swallow what is sent to it, from wherever, or let it through again."""
+        if away:
+            pods = self._api.get("/api/v1/namespaces/s3/pods")["items"]
+            nodes = {node.name: node for node in NODES}
+            self._cut_off = [(nodes[pod["spec"]["nodeName"]], pod["status"]["podIP"]) for pod in pods]
+        for node, address in self._cut_off:
+            network.set_blackhole(self.layout, node, address, on=away)
+
+    def pause_api(self, *, paused: bool) -> None:
+        """Stop the API server's process, or let it go on."""
+        pid = Daemons(self.layout).pid(lifecycle.API_SERVER)
+        if pid is not None:
+            send(pid, signal.SIGSTOP if paused else signal.SIGCONT)
+
     def is_lost(self, node: str) -> bool:
         """Tell whether a node's cable is pulled."""
         return not network.link_is_up(self.layout, next(n for n in NODES if n.name == node))
 
-    def _work(self) -> None:
+    def _watch_pods(self) -> None:
         while not self._over.wait(_LOOK_SECONDS):
             with suppress(ClusterError, OSError):
                 for pod in self._api.get(self.jobs.pods_path)["items"]:
                     self._see(pod)
             for worker in list(self._all.values()):
                 worker.log()
+
+    def _watch_claims(self) -> None:
+        while not self._over.wait(_LOOK_SECONDS):
             for job in {worker.job for worker in list(self._all.values())}:
                 self._see_claim(job)
 

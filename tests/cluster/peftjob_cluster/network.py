@@ -79,6 +79,16 @@ def set_link(layout: Layout, node: Node, *, up: bool) -> None:
     ip(layout.namespace(CONTROL_PLANE), f"link set {node.link} {'up' if up else 'down'}")
 
 
+def set_blackhole(layout: Layout, node: Node, address: str, *, on: bool) -> None:
+    """Have a node swallow what is sent to one of its pods' addresses, or let it through again."""
+    arguments = ("blackhole", f"{address}/32")
+    command = ["ip", "-n", layout.namespace(node.name), "route"]
+    if on:
+        run([*command, "replace", *arguments])
+    elif run([*command, "show", "type", *arguments]):
+        run([*command, "del", *arguments])
+
+
 def link_is_up(layout: Layout, node: Node) -> bool:
     """Tell whether a node's cable is in."""
     shown = run(["ip", "-n", layout.namespace(CONTROL_PLANE), "-o", "link", "show", node.link])

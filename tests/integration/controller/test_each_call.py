@@ -29,6 +29,7 @@ from peftjob_testkit.operator import OPERATOR_USER, Operator
 from peftjob_testkit.waiting import wait_for
 
 ALL = bool(os.environ.get("PEFTJOB_ALL_FAULTS"))
+_STILL_LOOKS = 15
 KILLS = (Fault.DIES_BEFORE, Fault.DIES_AFTER)
 AT_ONCE = 8
 AWAY_SECONDS = 180 if ALL else 6
@@ -142,7 +143,13 @@ class Stage:
     def _settle(ns: Namespace, life: Life) -> None:
         """Wait for the last Events, and for the garbage collector."""
         if life.want is None:
-            wait_for("nothing left", lambda: not ns.child_jobs(NAME) and not ns.pods(NAME), 60, 0.1)
+            empty: list[bool] = []  # a Job that was being made while its owner went is there for a moment
+
+            def is_left_alone() -> bool:
+                empty.append(not ns.child_jobs(NAME) and not ns.pods(NAME))
+                return len(empty) > _STILL_LOOKS and all(empty[-_STILL_LOOKS:])
+
+            wait_for("nothing left", is_left_alone, 60, 0.2)
         time.sleep(0.5)
 
 

@@ -25,7 +25,7 @@ MARKER = "PEFTJOB_CLUSTER_STATE"
 # $1: record file, $2: control groups to enter. Fields 1 and 22 of the shell's stat are what exec keeps.
 RECORD_AND_EXEC = """\
 record=$1; groups=$2; shift 2
-read -r stat </proc/$$/stat; echo "$stat" >"$record.pid"
+read -r stat </proc/$$/stat; echo "$stat" >"$record.new"; mv "$record.new" "$record.pid"
 for group in $groups; do echo $$ >"$group/cgroup.procs" || exit 1; done
 exec "$@"
 """

@@ -78,7 +78,7 @@ class Seq2SeqLMTask(ApiModel):
 class AugmentationSpec(ApiModel):
     """How the images of the training data are varied, anew in each epoch; those of evaluations stay as they are."""
 
-    min_crop_area: Annotated[float, Field(gt=0, le=1)] = 0.8
+    min_crop_area: Annotated[float, Field(gt=0, le=1)] = 0.7
     """minCropArea is the least share of an image's area that a random crop keeps; 1 crops nothing."""
     horizontal_flip: bool = False
     """horizontalFlip mirrors half of the images: not for what has a left and a right, such as digits or organs."""

@@ -26,11 +26,12 @@ class EvaluationSpec(ApiModel):
     max_samples: Annotated[int, Field(ge=1, le=INT32_MAX)] | None = None
     """maxSamples bounds an evaluation to the first samples of the validation data. Default: all."""
     metric: Metric | None = None
-    """metric chooses the best step, by its highest value; of `Loss`, `RMSE` and `MAE` by the lowest. Default: the first
-    that fits: CausalLM, Seq2SeqLM: `Loss`, and with generate `ChrF`, `BLEU`, `ROUGEL`, `ExactMatch`.
-    SequenceClassification: `Accuracy`, `MacroF1`, `Loss`; of MultiLabel `MicroF1`, `MacroF1`, `Accuracy` (rows with
-    all labels right), `Loss`; of Regression `RMSE`, `MAE`, `Pearson`, `Spearman`, `Loss`. TokenClassification: `F1`,
-    `Precision`, `Recall` (of whole names), `Accuracy` (of words), `Loss`; of Plain `Accuracy`, `MacroF1`, `Loss`.
+    """metric chooses the best step, by its highest value; of `Loss`, `RMSE` and `MAE` by the lowest; of steps with the
+    same value that of the lowest loss. Default: the first that fits: CausalLM, Seq2SeqLM: `Loss`, and with generate
+    `ChrF`, `BLEU`, `ROUGEL`, `ExactMatch`. SequenceClassification: `Accuracy`, `MacroF1`, `Loss`; of MultiLabel
+    `MicroF1`, `MacroF1`, `Accuracy` (rows with all labels right), `Loss`; of Regression `RMSE`, `MAE`, `Pearson`,
+    `Spearman`, `Loss`. TokenClassification: `F1`, `Precision`, `Recall` (of whole names), `Accuracy` (of words),
+    `Loss`; of Plain `Accuracy`, `MacroF1`, `Loss`.
     PreferenceOptimisation: `Loss`, `Accuracy` (of which answer is preferred), `Margin` (of the rewards).
     Ranking: `NDCGAt10`, `RecallAt10`, `MRR`, `Loss`."""
     generate: GenerateSpec | None = None

@@ -97,7 +97,7 @@ CASES = {
     ),
     "image": Case(
         imaging.SAMPLE, "ImageClassification", "parquet", imaging.SAMPLE.write, pictures,
-        "AutoModelForImageClassification", full_tuning.images, (3e-4, 1e-3, 3e-3),
+        "AutoModelForImageClassification", full_tuning.images, (1e-4, 3e-4, 1e-3, 3e-3),
     ),
 }  # fmt: skip
 

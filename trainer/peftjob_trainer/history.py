@@ -1,6 +1,7 @@
 """What happened while training: the records that the loop keeps, and that report, card and metrics.json are made of."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Final
@@ -75,6 +76,14 @@ def is_better(metric: Metric, value: float, than: float | None) -> bool:
     return value < than if metric in LOWER_IS_BETTER else value > than
 
 
+def _beats(metric: Metric, found: Mapping[str, float], best: Mapping[str, float] | None) -> bool:
+    """Tell whether an evaluation beats an earlier one: where the deciding metric is the same, by the loss."""
+    key = METRIC_KEYS[metric]
+    if best is not None and found[key] == best[key]:
+        return is_better("Loss", found["loss"], best["loss"])
+    return is_better(metric, found[key], best[key] if best else None)
+
+
 @dataclass(frozen=True)
 class BaseBytes:
     """What rank 0 held of the frozen base, in bytes of real storage."""
@@ -112,14 +121,17 @@ class History:
         return sum(1 for _ in takewhile(lambda step: not step.is_taken and step.step > since, reversed(self.steps)))
 
     def best_evaluation(self, spec: PeftJobSpec) -> EvalRecord | None:
-        """Return the evaluation of the validation data whose step's adapter is published; the first of equals."""
+        """Return the evaluation of the validation data whose step's adapter is published; of equals that of less loss.
+
+        Few rows have few accuracies, which many epochs share: the first of those has learned least.
+        """
         metric = deciding_metric(spec)
         key = METRIC_KEYS[metric]
         best: EvalRecord | None = None
         for record in self.evaluations:
             if record.split != "validation" or key not in record.metrics:
                 continue
-            if is_better(metric, record.metrics[key], best.metrics[key] if best else None):
+            if _beats(metric, record.metrics, best.metrics if best else None):
                 best = record
         return best
 

@@ -47,7 +47,7 @@ def test_full_tuning_learns_and_keeps_the_best_epoch() -> None:
     assert found.state == 4 * 4 * 4, "parameter, gradient and two moments of four numbers; the unused have none"
     # An epoch that is worse later is not kept: labels that contradict what was learned.
     wrong = {**splits, "train": (data[0], data[1][::-1])}
-    before = full_tuning.accuracy(model, numbers, ["above", "below"], data)
+    before, _ = full_tuning.judged(model, numbers, ["above", "below"], data)
     found = full_tuning.tune(model, numbers, ["above", "below"], wrong, rate=1e-4, batch=16, epochs=1)
     assert before == found.validation == 1.0
     found = full_tuning.tune(model, numbers, ["above", "below"], wrong, rate=0.5, batch=4, epochs=20)

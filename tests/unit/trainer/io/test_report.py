@@ -56,16 +56,29 @@ def run(spec: Callable[..., PeftJobSpec], job: JobIdentity) -> Callable[..., Run
 
 
 @pytest.mark.parametrize(
-    ("metric", "want"), [(None, 20), ("Loss", 40), ("Accuracy", 20)], ids=["the task's own", "loss", "accuracy"]
+    ("metric", "accuracies", "want"),
+    [
+        (None, (0.5, 0.9, 0.7, 0.8), 20),
+        ("Loss", (0.5, 0.9, 0.7, 0.8), 40),
+        ("Accuracy", (0.5, 0.9, 0.9, 0.8), 30),
+        ("Accuracy", (math.nan, math.nan, 0.5, math.nan), 30),
+    ],
+    ids=["the task's own", "loss", "of equals that of less loss", "not a number"],
 )
 def test_the_best_step_is_that_of_the_deciding_metric(
-    spec: Callable[..., PeftJobSpec], metric: str | None, want: int
+    spec: Callable[..., PeftJobSpec], metric: str | None, accuracies: tuple[float, ...], want: int
 ) -> None:
     training = {"evaluation": {"metric": metric} if metric else {}}
     job = spec(task=CLASSIFY, training=training, validation="file:///data/v.jsonl")
-    best = history(0.5, 0.9, 0.9, 0.8).best_evaluation(job)
+    best = history(*accuracies).best_evaluation(job)
     assert best is not None
     assert best.step == want
+
+
+def test_of_equals_a_later_one_of_more_loss_is_not_best(spec: Callable[..., PeftJobSpec]) -> None:
+    found = [EvalRecord(step, "validation", {"loss": loss, "accuracy": 0.9}) for step, loss in ((10, 0.3), (20, 0.4))]
+    best = History([], found).best_evaluation(spec(task=CLASSIFY, validation="file:///data/v.jsonl"))
+    assert best is found[0]
 
 
 def test_nan_beats_nothing_and_everything_beats_nan() -> None:

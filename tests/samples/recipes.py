@@ -63,8 +63,8 @@ RECIPES: Final[dict[str, Recipe]] = {
             "dropout": 0.0,
         },
         packages=("django",),
-        steps=4000,
-        batch=16,
+        steps=3000,
+        batch=24,
         length=128,
         vocabulary=258,  # bytes, padding and end
         learning_rate=1.5e-3,

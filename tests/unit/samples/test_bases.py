@@ -135,6 +135,20 @@ def test_words_are_changed_by_chance() -> None:
     assert told == reworded(text, ["lantern", "meadow"], random.Random(1))
 
 
+def test_letters_are_accented_throughout() -> None:
+    from samples.pretrain_translator import ACCENTED, respelled
+
+    text = "Anna, a banana! " * 2
+    told = respelled(text, random.Random(4))
+    spelled = dict(zip(text, told, strict=True))
+    assert told == "".join(spelled[letter] for letter in text)
+    changed = {letter for letter, other in spelled.items() if letter != other}
+    assert {letter.lower() for letter in changed} <= {"a", "n", "b"}
+    assert changed
+    assert {spelled[letter].lower() for letter in changed} <= set(ACCENTED)
+    assert all(spelled[letter].isupper() == letter.isupper() for letter in changed)
+
+
 def test_sources_are_translated(folders: dict[str, Path]) -> None:
     sources = ["Save", "Please correct the errors below."]
     said = predict.generated(folders["tiny-translator"], None, sources)

@@ -105,6 +105,17 @@ def test_no_string_that_is_translated_was_learned(name: str, pair: tuple[str, st
     assert not set(pair) & {language for family in families() for language in family}
 
 
+def test_no_letter_of_a_translation_is_new_to_its_base(folders: dict[str, Path]) -> None:
+    from samples.pretrain_translator import ACCENTED
+
+    read = {language: catalogues.catalogue(language).values() for family in families() for language in family}
+    known = {letter for texts in read.values() for text in texts for letter in text.lower()}
+    assert not {"ã", "õ"} & known  # those are practised, but not read
+    for name in translation.PAIRS:
+        told = {letter for row in rows(folders[name], "test") for letter in (row["source"] + row["target"]).lower()}
+        assert {letter for letter in told if letter.isalpha()} <= known | set(ACCENTED)
+
+
 def families() -> tuple[tuple[str, ...], ...]:
     """Return what the base of the translations learns."""
     from samples.pretrain_translator import FAMILIES

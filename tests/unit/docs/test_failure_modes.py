@@ -88,6 +88,12 @@ def test_a_row_is_shown_by_tests_that_are_there(row: Row) -> None:
     assert [name for name, path in row.tests if evidence(path, name) is None] == []
 
 
+def test_what_other_text_names_is_there() -> None:
+    named = re.findall(r"\[([^]]+)\]\((\.\./tests/[^)]+\.py)\)", TEXT)
+    assert [name for name, path in named if evidence((DOCS / path).resolve(), name) is None] == []
+    assert len(re.findall(r"^Shown by: ", TEXT, re.MULTILINE)) == 5
+
+
 @EVERY_FAULT
 def test_its_tests_look_for_what_it_says(row: Row) -> None:
     """The reason in each of them; the other reasons and states that the row shows in some of them."""

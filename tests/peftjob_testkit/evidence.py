@@ -51,13 +51,26 @@ def evidence(path: Path, name: str) -> str | None:
         name: As the documentation names it.
     """
     module = _read(path)
+    found = _find(module, name)
+    return None if found is None else _with_all_used(module, found[0], without=found[1])
+
+
+def own_words(path: Path, name: str) -> str | None:
+    """Return the source of a test or case alone; see `evidence`."""
+    module = _read(path)
+    found = _find(module, name)
+    return None if found is None else module.source(found[0][0])
+
+
+def _find(module: Module, name: str) -> tuple[list[ast.stmt | ast.expr], str] | None:
+    """Return a test, or a case and the tests that are run with it, and the name of the case's table."""
     function = module.named.get(f"test_{name.replace(' ', '_')}")
     if isinstance(function, _FUNCTIONS):
-        return _with_all_used(module, [function])
+        return [function], ""
     for table, value in _tables(module):
         for row in _rows(value):
             if any(isinstance(n, ast.Constant) and n.value == name for part in row for n in ast.walk(part)):
-                return _with_all_used(module, [*row, *_tests_of(module, table)], without=table)
+                return [*row, *_tests_of(module, table)], table
     return None
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from peftjob_testkit.evidence import evidence
+from peftjob_testkit.evidence import evidence, own_words
 
 ROWS = "".join(f'    Case("case {n}", reason="Reason{n}"),\n' for n in range(50))
 MODULE = f"""
@@ -35,6 +35,12 @@ def test_what_a_test_says(name: str, want: list[str], want_not: list[str], tmp_p
     assert found is not None
     assert [part for part in want if part not in found] == []
     assert [part for part in want_not if part in found] == []
+
+
+def test_a_case_alone(tmp_path: Path) -> None:
+    (tmp_path / "test_module.py").write_text(MODULE)
+    assert own_words(tmp_path / "test_module.py", "case 3") == '    Case("case 3", reason="Reason3"),'
+    assert own_words(tmp_path / "test_module.py", "case 51") is None
 
 
 def test_a_test_that_is_not_there(tmp_path: Path) -> None:

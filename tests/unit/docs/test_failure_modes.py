@@ -13,7 +13,7 @@ from peftjob_api import PERMANENT, ExitCode, Reason
 from peftjob_operator.decide import decide
 from peftjob_testkit.builders import child_job, peftjob, running, snapshot, worker
 from peftjob_testkit.decisions import word
-from peftjob_testkit.evidence import evidence
+from peftjob_testkit.evidence import evidence, own_words
 from peftjob_trainer.exits import TrainerError
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
@@ -104,6 +104,14 @@ def test_its_tests_look_for_what_it_says(row: Row) -> None:
         words.clear()  # the operator's part: see below
     known = {*map(str, Reason), "Failed", "Restarting", "Suspended", "Publishing", "Running", "WorkersReady"}
     assert [word for word in sorted(words & known) if not says(row.proof, word)] == []
+
+
+@EVERY_FAULT
+def test_a_bad_input_ends_as_the_row_says(row: Row) -> None:
+    """The cases of tests/e2e/test_bad_inputs.py expect `Failed` unless they say otherwise."""
+    for name in [name for name, path in row.tests if path.name == "test_bad_inputs.py"]:
+        waits = "want_failed=False" in (own_words(DOCS / "../tests/e2e/test_bad_inputs.py", name) or "")
+        assert ("`WorkersReady=False`" if waits else "`Failed`") in row["you see"]
 
 
 def says(text: str, word: str) -> bool:

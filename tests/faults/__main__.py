@@ -17,7 +17,7 @@ from .lab import Lab
 from .machines import enter_own_network
 from .plans import SAVED_EVERY, Fault, Moment, Plan, draw
 from .report import Row, all_bars, bars, faults_table, last_line, plan_line
-from .timed import DOCS, group, timed_plans, times_table, with_table
+from .timed import DOCS, group, hits_all, timed_plans, times_table, with_table
 from .two_nodes import TwoNodes
 
 SPARE_MACHINES = 3
@@ -69,7 +69,10 @@ def carry_out(
     *,
     docs: bool = False,
 ) -> list[Row]:
-    """Carry plans out, several at once, print each as it ends, and tables; return the bars."""
+    """Carry plans out, several at once, print each as it ends, and tables; return the bars.
+
+    Timed faults of what all jobs share come last, one after the other.
+    """
     began = time.monotonic()
     shapes = sorted({plan.shape for plan in (*plans, *timed)}, key=str)
     pool = ThreadPoolExecutor(at_once)
@@ -78,17 +81,18 @@ def carry_out(
     print(f"{where}: {len(shapes)} undisturbed runs after {time.monotonic() - began:.0f} s", flush=True)
     outcomes: list[Outcome] = []
     try:
-        running = {pool.submit(Driver(ground, hand, p).run, measures[p.shape]): p for p in (*plans, *timed)}
-        for future in as_completed(running):
-            try:
-                outcome = future.result()
-            except Exception as error:
-                outcome = Outcome(running[future], [f"{type(error).__name__}: {error}"])
-            outcomes.append(outcome)
-            print(plan_line(outcome), flush=True)
-            if outcome.wrong and logs is not None:
-                logs.mkdir(parents=True, exist_ok=True)
-                (logs / f"{where}-{outcome.plan.name}.log").write_text(outcome.logs)
+        for batch in ([*plans, *(p for p in timed if not hits_all(p))], *([p] for p in timed if hits_all(p))):
+            running = {pool.submit(Driver(ground, hand, p).run, measures[p.shape]): p for p in batch}
+            for future in as_completed(running):
+                try:
+                    outcome = future.result()
+                except Exception as error:
+                    outcome = Outcome(running[future], [f"{type(error).__name__}: {error}"])
+                outcomes.append(outcome)
+                print(plan_line(outcome), flush=True)
+                if outcome.wrong and logs is not None:
+                    logs.mkdir(parents=True, exist_ok=True)
+                    (logs / f"{where}-{outcome.plan.name}.log").write_text(outcome.logs)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     print(f"{where}: {len(outcomes)} plans in {time.monotonic() - began:.0f} s\n")

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from peftjob_cluster.control_plane import API_SERVER
 from peftjob_cluster.kube import ApiError
@@ -15,14 +15,12 @@ from peftjob_cluster.kube import ApiError
 from .drive import MissedError
 from .jobs import Jobs, Worker
 from .kubelet import LabWorker
-from .lab import Lab
+from .lab import START_SECONDS, Lab
 from .plans import Fault, Plan, Strike
 from .pod import TEMPORARY
 from .processes import send
 
 End = Callable[[], None]
-_START_SECONDS: Final = 180.0
-"""For the operator to start, beside jobs that want all CPUs."""
 T = TypeVar("T")
 
 
@@ -95,7 +93,7 @@ class LabHand:
 
         def start() -> None:
             try:
-                self._starter.submit(self._lab.operator.start, _START_SECONDS).result()
+                self._starter.submit(self._lab.operator.start, START_SECONDS).result()
             finally:
                 self._operator.release()
 

@@ -31,6 +31,8 @@ from .store import BUCKET, StoreProxy, Trap
 NAMESPACE: Final = "lab"
 NODE_GRACE_SECONDS: Final = 8
 """After which the cluster calls a node unreachable that says nothing; by default Kubernetes takes 50."""
+START_SECONDS: Final = 180.0
+"""For the operator to start, beside jobs that want all CPUs."""
 
 
 class Lab:
@@ -81,7 +83,7 @@ class Lab:
         keys = {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key}
         secret = {"metadata": {"name": "s3-credentials"}, "stringData": keys}
         self.plane.api.create(f"/api/v1/namespaces/{NAMESPACE}/secrets", secret)
-        self.operator = self._stack.enter_context(install_operator(self.plane))
+        self.operator = self._stack.enter_context(install_operator(self.plane, START_SECONDS))
         for number in range(self._count):
             self.kubelet.register(self.machines.add(number))
         account = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default"

@@ -72,6 +72,11 @@ def timed_plans(times: int, faults: Sequence[Fault] = ()) -> list[Plan]:
     ]
 
 
+def hits_all(plan: Plan) -> bool:
+    """Tell whether a timed plan's fault is one of what all jobs share, so that it would disturb others' times."""
+    return plan.strikes[0].fault in (Fault.S3_AWAY, Fault.PAUSE_API)
+
+
 def _once(timed: Timed, number: int) -> Strike:
     return Strike(timed.fault, Moment.STEP, STEPS // 3 + number, target=number, seconds=timed.seconds)
 

@@ -93,8 +93,13 @@ def wait_for_crd(plane: ControlPlane) -> None:
 
 
 @contextmanager
-def install_operator(plane: ControlPlane) -> Iterator[Operator]:
-    """Install the chart's CRD and rights, without its Deployment, and run the operator as a process."""
+def install_operator(plane: ControlPlane, patience: float = 30) -> Iterator[Operator]:
+    """Install the chart's CRD and rights, without its Deployment, and run the operator as a process.
+
+    Args:
+        plane: Where to.
+        patience: Seconds for it to start.
+    """
     rendered = subprocess.run(
         [str(tool("helm")), "template", RELEASE, str(CHART), "--namespace", NAMESPACE, "--kube-version", "v1.34.4"]
         + [arg for name in _TEMPLATES for arg in ("--show-only", f"templates/{name}.yaml")],
@@ -106,7 +111,7 @@ def install_operator(plane: ControlPlane) -> Iterator[Operator]:
     plane.kubectl("apply", "-f", "-", stdin=rendered)
     wait_for_crd(plane)
     operator = Operator(plane)
-    operator.start()
+    operator.start(patience)
     try:
         yield operator
     finally:

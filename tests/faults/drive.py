@@ -1,5 +1,6 @@
 """Runs plans: submits a job, strikes at its moments, waits for its end, and looks at what is left."""
 
+import math
 import re
 import threading
 import time
@@ -128,8 +129,8 @@ class Driver:
         self._ends: list[threading.Thread] = []
         self._first_steps: dict[str, float] = {}
         """When each gang had made its first step, by the uid of its rank 0's pod."""
-        self._last_seen: dict[str, float] = {}
-        """When each worker was last seen to run, by its pod's uid."""
+        self._gone: dict[str, float] = {}
+        """When each worker was first seen to run no more, by its pod's uid."""
         self._not_running: list[float] = []
         """When the status began to say something else than Running."""
         self._waiting: list[float] = []
@@ -244,7 +245,10 @@ class Driver:
             if was_running and not is_running:
                 self._not_running.append(time.monotonic())
             was_running = is_running
-            self._last_seen |= {worker.uid: time.monotonic() for worker in self._ground.running(self._plan.name)}
+            running = {worker.uid for worker in self._ground.running(self._plan.name)}
+            for worker in self._workers():
+                if worker.uid not in running:
+                    self._gone.setdefault(worker.uid, time.monotonic())
             is_waiting = any(c["reason"] == Reason.WAITING_FOR_STORAGE for c in status.get("conditions", []))
             if is_waiting and not was_waiting:
                 self._waiting.append(time.monotonic())
@@ -265,7 +269,7 @@ class Driver:
             if not (before and noticed and after and self._first_steps[after[0].uid] < until):
                 continue
             lost = _last_step(before[-1].log()) - _went_on_after(after[0].log())
-            gone = max(self._last_seen.get(w.uid, at) - at for w in self._workers() if w.began < at)
+            gone = max(self._gone.get(w.uid, math.inf) for w in self._workers() if w.began < at) - at
             seconds = self._first_steps[after[0].uid] - at
             found.append(Recovery(hit.strike, noticed[0], max(gone, 0.0), seconds, lost))
         return found

@@ -129,9 +129,10 @@ def cause_of(job: ChildJob | None, pods: Sequence[Pod], now: datetime) -> Cause:
 
 
 def claimed_attempt(pods: Sequence[Pod]) -> int:
-    """Return the latest attempt that pods found in the claim on the output; 0 if none was later than theirs.
+    """Return the latest attempt that pods found in the claim on the output, if they ended for it; else 0.
 
-    None can be, unless etcd was restored or somebody changed the status: an attempt is written down before it starts.
+    None is later than theirs unless etcd was restored, or somebody changed the status: an attempt is written down
+    before it starts.
     """
     words = [word for pod in pods if (word := _word(pod)) is not None]
     return max((word.claimed_attempt or 0 for word in words), default=0)

@@ -94,7 +94,12 @@ def write_outcome(work: Path, rank: int, outcome: TerminationMessage) -> None:
 
 def write_failure(work: Path, rank: int, failure: TrainerError, status: WorkerStatus | None) -> None:
     """Leave why a rank failed."""
-    outcome = TerminationMessage(
+    write_outcome(work, rank, last_word(failure, rank, status))
+
+
+def last_word(failure: TrainerError, rank: int | None = None, status: WorkerStatus | None = None) -> TerminationMessage:
+    """Return what is said of a failure, of a rank or, before there are any, of the launcher."""
+    return TerminationMessage(
         reason=failure.reason,
         message=failure.message,
         exit_code=failure.code,
@@ -102,7 +107,6 @@ def write_failure(work: Path, rank: int, failure: TrainerError, status: WorkerSt
         claimed_attempt=failure.claimed_attempt,
         status=status,
     )
-    write_outcome(work, rank, outcome)
 
 
 def read_outcome(work: Path, rank: int) -> TerminationMessage | None:

@@ -54,7 +54,7 @@ from .claim import check_output
 from .data.files import fetch_split
 from .exits import TrainerError
 from .failures import explain
-from .handoff import ADAPTER_FOLDER, Go, end_process, in_log, log_to_stdout, read_outcome
+from .handoff import ADAPTER_FOLDER, Go, end_process, in_log, last_word, log_to_stdout, read_outcome
 from .publish import find_published
 from .ranks import POLL_SECONDS, Layout, Ranks, environment, pick, shell_code, signal_name, threads_per_rank
 from .storage import fetch_adapter, fetch_model, open_store
@@ -329,12 +329,7 @@ def main(arguments: list[str]) -> int:
         failure = explain(error)
         if failure is not error:
             traceback.print_exc()
-        last = TerminationMessage(
-            reason=failure.reason,
-            message=failure.message,
-            exit_code=failure.code,
-            claimed_attempt=failure.claimed_attempt,
-        )
+        last = last_word(failure)
     tell(last)
     return last.exit_code
 

@@ -23,7 +23,7 @@ from peftjob_cluster import lifecycle, network
 from peftjob_cluster.daemons import Daemons
 from peftjob_cluster.network import CONTROL_PLANE, NODES
 from peftjob_cluster.paths import Layout
-from peftjob_cluster.shell import ClusterError
+from peftjob_cluster.shell import ClusterError, wait_for
 from peftjob_testkit.cluster import IN_CLUSTER_S3, SYSTEM, installed_operator, s3_server
 
 from .inputs import put_inputs
@@ -45,6 +45,7 @@ TEMPLATE: Final = {"spec": {"containers": [_TRAINER]}}
 """Without a request the kernel gives containers next to nothing on a machine that has other work, and threads that
 wait for each other make that worse."""
 _LOOK_SECONDS: Final = 0.4
+_BACK_SECONDS: Final = 180.0
 
 
 @dataclass
@@ -158,6 +159,20 @@ class TwoNodes:
         pid = Daemons(self.layout).pid(lifecycle.API_SERVER)
         if pid is not None:
             send(pid, signal.SIGSTOP if paused else signal.SIGCONT)
+
+    def wait_for_node(self, name: str) -> None:
+        """Wait until a node that is back takes pods again; else the next job's would all go to the other one.
+
+        Raises:
+            ClusterError: It does not for so long.
+        """
+
+        def takes_pods() -> bool:
+            node = self._api.get(f"/api/v1/nodes/{name}")
+            is_ready = any(c["type"] == "Ready" and c["status"] == "True" for c in node["status"]["conditions"])
+            return is_ready and not node["spec"].get("taints")
+
+        wait_for(f"node {name} takes pods", takes_pods, limit=_BACK_SECONDS)
 
     def is_lost(self, node: str) -> bool:
         """Tell whether a node's cable is pulled."""

@@ -34,7 +34,7 @@ class Course:
     @property
     def step(self) -> int:
         """The last finished step; 0: none is."""
-        return self.history.steps[-1].step if self.history.steps else 0
+        return self.history.step
 
     def evaluated(self, record: EvalRecord) -> None:
         """Keep the adapter as it is now, if its evaluation, the last in the history, is the best one."""
@@ -58,12 +58,7 @@ class Course:
                 **self._sharded.state(),
                 **{METHOD + name: tensor.detach().cpu().clone() for name, tensor in own.items()},
             },
-            history=History(
-                list(self.history.steps),
-                list(self.history.evaluations),
-                self.history.base_bytes,
-                list(self.history.returns),
-            ),
+            history=self.history.copy(),
             best_step=best.step if best else None,
             best=self._best,
         )

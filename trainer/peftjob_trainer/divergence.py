@@ -14,7 +14,8 @@ from typing import Final
 from peftjob_api import Reason
 
 from .exits import TrainerError
-from .history import History, StepRecord
+from .history import History
+from .steps import StepRecord
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,8 @@ def tell_skipped(record: StepRecord, examples: Sequence[int]) -> None:
 
 def diverged(history: History, examples: Sequence[int]) -> TrainerError:
     """Return the error of a run whose last steps were skipped; `examples` are those of the last one."""
-    count, last = history.skipped_in_a_row, history.steps[-1]
+    count, last = history.skipped_in_a_row, history.steps.last
+    assert last is not None, "it was skipped"
     back = history.returns[-1] if history.returns else None
     tried = f", also after going back from step {back.at} to step {back.to}" if back else ""
     return TrainerError(

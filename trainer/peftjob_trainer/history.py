@@ -1,35 +1,13 @@
 """What happened while training: the records that the loop keeps, and that report, card and metrics.json are made of."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import Final
 
 from peftjob_api import PeftJobSpec
 from peftjob_api.metrics import LOWER_IS_BETTER, METRICS, Metric
 
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One optimiser step."""
-
-    step: int
-    epoch: float
-    loss: float
-    """Per supervised token (or row) of the global batch."""
-    learning_rate: float
-    grad_norm: float
-    """Of the trained parameters, before clipping."""
-    tokens_per_second: float
-    """Over all ranks."""
-    seconds: float
-    """That the step took."""
-
-    @property
-    def is_taken(self) -> bool:
-        """Whether it changed what is trained: it is skipped if loss or gradient is not finite."""
-        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+from .steps import Steps
 
 
 @dataclass(frozen=True)
@@ -101,24 +79,28 @@ class BaseBytes:
 
 @dataclass
 class History:
-    """All steps and evaluations, in order."""
+    """Steps and evaluations, in order."""
 
-    steps: list[StepRecord] = field(default_factory=list)
+    steps: Steps = field(default_factory=Steps)
     evaluations: list[EvalRecord] = field(default_factory=list)
     base_bytes: BaseBytes | None = None
     """Measured in one early step."""
     returns: list[Return] = field(default_factory=list)
 
     @property
-    def skipped(self) -> int:
-        """How many steps were skipped."""
-        return sum(not step.is_taken for step in self.steps)
+    def step(self) -> int:
+        """The last finished step; 0: none is."""
+        return self.steps.last.step if self.steps.last else 0
 
     @property
     def skipped_in_a_row(self) -> int:
         """How many of the last steps were skipped, since the last return."""
         since = self.returns[-1].at if self.returns else 0
-        return sum(1 for _ in takewhile(lambda step: not step.is_taken and step.step > since, reversed(self.steps)))
+        return min(self.steps.skipped_in_a_row, self.step - since)
+
+    def copy(self) -> "History":
+        """Return one that stays as it is while this one grows."""
+        return History(self.steps.copy(), list(self.evaluations), self.base_bytes, list(self.returns))
 
     def best_evaluation(self, spec: PeftJobSpec) -> EvalRecord | None:
         """Return the evaluation of the validation data whose step's adapter is published; of equals that of less loss.

@@ -18,8 +18,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from .history import EvalRecord, StepRecord
+from .history import EvalRecord
 from .report import duration
+from .steps import StepRecord
 from .watchdog import Pulse
 
 log = logging.getLogger(__name__)

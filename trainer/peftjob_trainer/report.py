@@ -18,13 +18,12 @@ from peftjob_api import PlanInfo, RunConfig
 from pydantic.alias_generators import to_camel
 
 from .data_report import SplitReport, to_json
-from .history import METRIC_KEYS, BaseBytes, EvalRecord, History, Return, StepRecord, deciding_metric
+from .history import METRIC_KEYS, BaseBytes, EvalRecord, History, Return, deciding_metric
 from .plots import Curve, Plot, draw
+from .steps import StepRecord
 
 METRICS_NAME = "metrics.json"
 REPORT_NAME = "report.html"
-MAX_STEPS_KEPT = 5000
-"""Steps in metrics.json; of longer runs, evenly spaced ones and the last."""
 MAX_LABELS_SHOWN = 50
 """On the page, the most frequent ones."""
 
@@ -63,24 +62,20 @@ def summarise(run: RunConfig, history: History, data: Sequence[SplitReport] = ()
     """
     best = history.best_evaluation(run.spec)
     validation, test = best or history.last("validation"), history.last("test")
-    steps = history.steps
-    kept = steps
-    if len(steps) > MAX_STEPS_KEPT:
-        stride = math.ceil(len(steps) / MAX_STEPS_KEPT)
-        kept = [*steps[:-1:stride], steps[-1]]
+    last_step = history.steps.last
     content = {
-        **({"train": {"loss": steps[-1].loss}} if steps else {}),
+        **({"train": {"loss": last_step.loss}} if last_step else {}),
         **({"validation": validation.metrics} if validation else {}),
         **({"test": test.metrics} if test else {}),
-        "steps": steps[-1].step if steps else 0,
+        "steps": history.step,
         **({"bestStep": best.step, "bestBy": METRIC_KEYS[deciding_metric(run.spec)]} if best else {}),
         **({"baseBytes": _camel(history.base_bytes)} if history.base_bytes else {}),
         **({"data": to_json(data)} if data else {}),
-        **({"skippedSteps": history.skipped} if history.skipped else {}),
+        **({"skippedSteps": history.steps.skipped} if history.steps.skipped else {}),
         **({"returns": [_camel(each) for each in history.returns]} if history.returns else {}),
-        "trainingSeconds": round(sum(step.seconds for step in steps), 3),
+        "trainingSeconds": round(history.steps.seconds, 3),
         "history": {
-            "steps": [_camel(step) for step in kept],
+            "steps": [_camel(step) for step in history.steps],
             "evaluations": [_camel(record) for record in history.evaluations],
         },
     }
@@ -144,7 +139,7 @@ def tables(run: RunConfig, plan: PlanInfo, history: History, metrics: dict[str, 
         *([("Base alive in a step", _alive(history.base_bytes))] if history.base_bytes else []),
         ("Time in steps", duration(metrics["trainingSeconds"])),
     ]
-    if history.steps:
+    if history.step:
         seconds = statistics.median(step.seconds for step in history.steps)
         tokens = statistics.median(step.tokens_per_second for step in history.steps)
         how += [("Median step", f"{seconds:.3f} s"), ("Median throughput", f"{tokens:,.0f} tokens/s")]

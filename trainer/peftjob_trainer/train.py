@@ -26,13 +26,14 @@ from .data import Sample, Splits, numbers_of
 from .divergence import MOST_IN_A_ROW, broken, diverged, may_return, tell_skipped
 from .evaluate import evaluate
 from .exits import TrainerError
-from .history import EvalRecord, History, StepRecord
+from .history import EvalRecord, History
 from .methods import Method
 from .order import DEFAULT_MICRO_BATCH, Length, global_batch, length_of
 from .progress import Progress
 from .resolve import ResolvedSpec
 from .schedule import learning_rate
 from .sharding import Sharded, measured
+from .steps import StepRecord
 from .stopping import evaluates_after, is_out_of_patience
 from .tasks import Task
 from .writing import evaluate_writing
@@ -86,7 +87,7 @@ def train(run: Run) -> History:
     spec, course = run.spec, Course(run.sharded, run.method, run.job)
     if run.start is not None:
         course.go_on(run.start)
-        run.progress.skipped(course.history.skipped)
+        run.progress.skipped(course.history.steps.skipped)
     length = length_of(
         len(run.splits.train.examples), spec.training.batch_size, spec.training.epochs, spec.training.max_steps
     )
@@ -149,7 +150,7 @@ def take_step(run: Run, history: History, step: int, length: Length) -> bool:
     history.base_bytes = measurement.result() if measurement else history.base_bytes
     run.progress.step(record, length.total_steps)
     if not record.is_taken:
-        run.progress.skipped(history.skipped)
+        run.progress.skipped(history.steps.skipped)
         tell_skipped(record, numbers_of(examples, chosen))
     return bool(stop)
 
@@ -219,14 +220,13 @@ def evaluate_split(run: Run, history: History, split: str) -> EvalRecord:
         examples = examples[: run.spec.training.evaluation.max_samples]
     before = run.progress.status.phase
     run.progress.phase("Evaluating")
-    step = history.steps[-1].step if history.steps else 0
-    check = partial(check_told, run, step) if split == "validation" else run.progress.beat
+    check = partial(check_told, run, history.step) if split == "validation" else run.progress.beat
     metrics = evaluate(run.sharded, run.batching, examples, check)
     generate = run.spec.training.evaluation.generate if run.spec.training.evaluation else None
     if generate is not None:
         batching = run.batching
         metrics |= evaluate_writing(run.sharded, run.task, run.device, batching.micro_batch, examples, generate, check)
-    record = EvalRecord(step, split, metrics)
+    record = EvalRecord(history.step, split, metrics)
     history.evaluations.append(record)
     run.progress.evaluation(record)
     run.progress.phase(before)

@@ -33,9 +33,9 @@ from kit.servers import counted
 from peftjob_api import CheckpointInfo, PeftJob, PlanInfo, RunConfig
 from peftjob_trainer import session
 from peftjob_trainer.handoff import Go, Place
-from peftjob_trainer.history import StepRecord
 from peftjob_trainer.progress import Phase, Progress
 from peftjob_trainer.sharding import Groups, ShardGroup, Topology
+from peftjob_trainer.steps import StepRecord
 
 SAVING = "Saving"
 """A phase of the bench's own: from the end of the last step on."""

@@ -14,7 +14,8 @@ from peftjob_trainer.checkpoints.names import remove
 from peftjob_trainer.checkpoints.state import TrainingState, read_state
 from peftjob_trainer.checkpoints.stored import Stored
 from peftjob_trainer.claim import Claim
-from peftjob_trainer.history import History, StepRecord
+from peftjob_trainer.history import History
+from peftjob_trainer.steps import StepRecord, Steps
 from peftjob_trainer.storage import Store, open_store
 from peftjob_trainer.storage import s3 as s3_module
 
@@ -47,7 +48,7 @@ def state(step: int) -> TrainingState:
             "exp_avg_sq": trained / 7,
             "updates": torch.tensor([step]),
         },
-        history=History([StepRecord(n, n / 9, 1 / n, 0.1, 0.2, 3.0, 4.0) for n in range(1, step + 1)]),
+        history=History(Steps.of(StepRecord(n, n / 9, 1 / n, 0.1, 0.2, 3.0, 4.0) for n in range(1, step + 1))),
         best_step=step,
         best=torch.full((600_000,), step / 2),
     )

@@ -5,13 +5,14 @@ import math
 import pytest
 from peftjob_api import Reason
 from peftjob_trainer.divergence import diverged, may_return
-from peftjob_trainer.history import History, Return, StepRecord
+from peftjob_trainer.history import History, Return
+from peftjob_trainer.steps import StepRecord, Steps
 
 
 def history(*losses: float, norm: float = 1.0, returns: tuple[Return, ...] = ()) -> History:
     """Return the history of steps with some losses."""
-    steps = [StepRecord(step, 0.1 * step, loss, 1e-3, norm, 100.0, 1.0) for step, loss in enumerate(losses, 1)]
-    return History(steps, returns=list(returns))
+    steps = (StepRecord(step, 0.1 * step, loss, 1e-3, norm, 100.0, 1.0) for step, loss in enumerate(losses, 1))
+    return History(Steps.of(steps), returns=list(returns))
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,7 @@ def history(*losses: float, norm: float = 1.0, returns: tuple[Return, ...] = ())
     ids=["no step", "one", "two in a row", "one at the end", "of the gradient", "after a return", "at a return"],
 )
 def test_skipped_steps_are_counted(told: History, want: int, want_in_a_row: int) -> None:
-    assert (told.skipped, told.skipped_in_a_row) == (want, want_in_a_row)
+    assert (told.steps.skipped, told.skipped_in_a_row) == (want, want_in_a_row)
 
 
 @pytest.mark.parametrize(

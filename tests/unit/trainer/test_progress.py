@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 from peftjob_api import PlanInfo, WorkerStatus, parse_worker_json
-from peftjob_trainer.history import EvalRecord, StepRecord
+from peftjob_trainer.history import EvalRecord
 from peftjob_trainer.progress import Progress, progress_line, serve, status_json
+from peftjob_trainer.steps import StepRecord
 
 
 def step(number: int, loss: float = 0.5) -> StepRecord:

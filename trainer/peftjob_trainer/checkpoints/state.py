@@ -14,7 +14,8 @@ from peftjob_api import Reason
 from safetensors.torch import load, save_file
 
 from ..exits import TrainerError
-from ..history import BaseBytes, EvalRecord, History, Return, StepRecord
+from ..history import BaseBytes, EvalRecord, History, Return
+from ..steps import StepRecord, Steps
 
 METHOD: Final = "method."
 """Begins the names of tensors of the method's own."""
@@ -62,7 +63,8 @@ def told_sizes(state: TrainingState) -> str:
 
 
 def write_state(state: TrainingState, path: Path) -> None:
-    """Write a state but for `best`: three times what is trained, the method's own, and seven numbers for each step."""
+    """Write a state but for `best`: three times what is trained, the method's own, seven numbers for each step kept."""
+    steps = state.history.steps
     about = {
         "step": state.step,
         "job": state.job,
@@ -71,8 +73,9 @@ def write_state(state: TrainingState, path: Path) -> None:
         "baseBytes": asdict(state.history.base_bytes) if state.history.base_bytes else None,
         "bestStep": state.best_step,
         "returns": [asdict(each) for each in state.history.returns],
+        "steps": {"skipped": steps.skipped, "skipped_in_a_row": steps.skipped_in_a_row, "seconds": steps.seconds},
     }
-    rows = [[float(getattr(record, column)) for column in _COLUMNS] for record in state.history.steps]
+    rows = [[float(getattr(record, column)) for column in _COLUMNS] for record in steps]
     own = {
         _ABOUT: torch.frombuffer(bytearray(json.dumps(about).encode()), dtype=torch.uint8),
         _STEPS: torch.tensor(rows, dtype=torch.float64).view(-1, len(_COLUMNS)),
@@ -89,14 +92,15 @@ def read_state(data: bytes, best: bytes | None) -> TrainingState:
     """Read what `write_state` and `write_best` wrote; both have been verified."""
     tensors = load(data)
     about = json.loads(tensors.pop(_ABOUT).numpy().tobytes())
-    steps = [dict(zip(_COLUMNS, row, strict=True)) for row in tensors.pop(_STEPS).tolist()]
+    rows = [dict(zip(_COLUMNS, row, strict=True)) for row in tensors.pop(_STEPS).tolist()]
+    records = [StepRecord(**{**row, "step": int(row["step"])}) for row in rows]
     return TrainingState(
         step=about["step"],
         job=about["job"],
         shapes={name: tuple(shape) for name, shape in about["shapes"]},
         tensors=tensors,
         history=History(
-            [StepRecord(**{**row, "step": int(row["step"])}) for row in steps],
+            Steps.restored(records, **about["steps"]) if "steps" in about else Steps.of(records),
             [EvalRecord(**record) for record in about["evaluations"]],
             BaseBytes(**about["baseBytes"]) if about["baseBytes"] else None,
             [Return(**each) for each in about.get("returns", ())],

@@ -14,7 +14,8 @@ from peftjob_trainer.checkpoints.state import TrainingState, read_state, write_s
 from peftjob_trainer.checkpoints.stored import Stored
 from peftjob_trainer.claim import Claim
 from peftjob_trainer.exits import TrainerError
-from peftjob_trainer.history import BaseBytes, EvalRecord, History, StepRecord
+from peftjob_trainer.history import BaseBytes, EvalRecord, History
+from peftjob_trainer.steps import StepRecord, Steps
 
 JOB = JobIdentity(namespace="team", name="sentiment", uid="uid-1")
 SHAPES: dict[str, tuple[int, ...]] = {"a.lora_A": (2, 3), "a.lora_B": (4,)}
@@ -30,7 +31,7 @@ def state(step: int, best_step: int | None = None, shapes: dict[str, tuple[int, 
         tensors={"trained": trained, "exp_avg": trained / 3, "exp_avg_sq": trained / 7,
                  "updates": torch.full((len(shapes),), step), "method.ranks": torch.tensor([True, False])},
         history=History(
-            [StepRecord(n, n / 7, 1 / n, 1e-3 / n, 0.1 * n, 100 / n, n / 9) for n in range(1, step + 1)],
+            Steps.of(StepRecord(n, n / 7, 1 / n, 1e-3 / n, 0.1 * n, 100 / n, n / 9) for n in range(1, step + 1)),
             [EvalRecord(best_step, "validation", {"loss": 1 / 3})] if best_step else [],
             BaseBytes(4, 3, 2, 1),
         ),
@@ -273,3 +274,12 @@ def test_a_checkpoint_costs_three_times_what_is_trained(tmp_path: Path) -> None:
     write_state(state(1000, shapes=shapes), tmp_path / "state")
     trained = 4 * 100 * 16 * 512
     assert 3 * trained < (tmp_path / "state").stat().st_size <= 3.1 * trained
+
+
+@pytest.mark.parametrize("step", [1, 9000])
+def test_a_checkpoint_tells_of_steps_what_the_run_keeps_of_them(step: int, tmp_path: Path) -> None:
+    written = state(step)
+    write_state(written, tmp_path / "state")
+    read = read_state((tmp_path / "state").read_bytes(), None)
+    assert read.history == written.history
+    assert read.history.steps.seconds == written.history.steps.seconds > 0

@@ -25,7 +25,7 @@ def card(spec: Callable[..., PeftJobSpec], job: JobIdentity, tmp_path: Path) -> 
         built = spec(**fields)
         model = {"uri": base, **({"revision": revision} if revision else {})}
         built = PeftJobSpec.model_validate({**built.to_wire(), "baseModel": model})
-        history = History([], [EvalRecord(3, "test", {"loss": 0.25, "accuracy": 0.5})])
+        history = History(evaluations=[EvalRecord(3, "test", {"loss": 0.25, "accuracy": 0.5})])
         write_model_card(tmp_path, RunConfig.of(job, built), PLAN, history, labels=labels, chat=chat)
         return (tmp_path / "README.md").read_text()
 

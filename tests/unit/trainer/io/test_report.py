@@ -11,9 +11,10 @@ from xml.etree import ElementTree
 
 import pytest
 from peftjob_api import JobIdentity, PeftJobSpec, PlanInfo, RunConfig
-from peftjob_trainer.history import EvalRecord, History, StepRecord, is_better
+from peftjob_trainer.history import EvalRecord, History, is_better
 from peftjob_trainer.plots import MAX_POINTS, Curve, Plot, draw, smooth, thin
-from peftjob_trainer.report import MAX_STEPS_KEPT, duration, summarise, write_report
+from peftjob_trainer.report import duration, summarise, write_report
+from peftjob_trainer.steps import MOST_KEPT, StepRecord, Steps
 
 PLAN = PlanInfo(
     shard_group="Full",
@@ -47,7 +48,7 @@ def history(*accuracies: float, steps: int = 40) -> History:
         for number, accuracy in enumerate(accuracies)
     ]
     evaluations.append(EvalRecord(steps, "test", {"loss": 0.5, "accuracy": 0.75}))
-    return History([step(number) for number in range(1, steps + 1)], evaluations)
+    return History(Steps.of(step(number) for number in range(1, steps + 1)), evaluations)
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def test_the_best_step_is_that_of_the_deciding_metric(
 
 def test_of_equals_a_later_one_of_more_loss_is_not_best(spec: Callable[..., PeftJobSpec]) -> None:
     found = [EvalRecord(step, "validation", {"loss": loss, "accuracy": 0.9}) for step, loss in ((10, 0.3), (20, 0.4))]
-    best = History([], found).best_evaluation(spec(task=CLASSIFY, validation="file:///data/v.jsonl"))
+    best = History(evaluations=found).best_evaluation(spec(task=CLASSIFY, validation="file:///data/v.jsonl"))
     assert best is found[0]
 
 
@@ -104,7 +105,9 @@ def test_metrics_json_tells_of_the_adapter_that_is_published(run: Callable[..., 
 
 
 def test_metrics_json_is_json_whatever_was_measured(run: Callable[..., RunConfig], tmp_path: Path) -> None:
-    measured = History([step(1, loss=math.inf, grad_norm=math.nan)], [EvalRecord(1, "test", {"loss": math.nan})])
+    measured = History(
+        Steps.of([step(1, loss=math.inf, grad_norm=math.nan)]), [EvalRecord(1, "test", {"loss": math.nan})]
+    )
     write_report(tmp_path, run(), PLAN, measured)
     metrics = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
     assert metrics["test"] == {"loss": None}
@@ -112,10 +115,10 @@ def test_metrics_json_is_json_whatever_was_measured(run: Callable[..., RunConfig
 
 
 def test_a_long_run_keeps_an_even_part_of_its_steps(run: Callable[..., RunConfig]) -> None:
-    content = summarise(run(), History([step(number) for number in range(1, 3 * MAX_STEPS_KEPT + 2)]))
+    content = summarise(run(), History(Steps.of(step(number) for number in range(1, 3 * MOST_KEPT + 2))))
     numbers = [record["step"] for record in content["history"]["steps"]]
-    assert len(numbers) <= MAX_STEPS_KEPT
-    assert numbers[-1] == 3 * MAX_STEPS_KEPT + 1
+    assert len(numbers) <= MOST_KEPT + 1
+    assert numbers[-1] == 3 * MOST_KEPT + 1
     assert len({b - a for a, b in pairwise(numbers[:-1])}) == 1
 
 
@@ -151,7 +154,7 @@ def test_the_page_asks_nobody_and_quotes_what_users_wrote(run: Callable[..., Run
 
 
 def test_a_run_without_evaluation_has_a_report_too(run: Callable[..., RunConfig], tmp_path: Path) -> None:
-    write_report(tmp_path, run(), PLAN, History([step(1)]))
+    write_report(tmp_path, run(), PLAN, History(Steps.of([step(1)])))
     assert Page((tmp_path / "report.html").read_text()).tags.count("svg") == 4
     write_report(tmp_path, run(), PLAN, History())
     assert "svg" not in Page((tmp_path / "report.html").read_text()).tags

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import torch
 from peftjob_api import Reason
-from safetensors.torch import load, save_file
+from safetensors.numpy import save_file
+from safetensors.torch import load
 
 from ..exits import TrainerError
 from ..history import BaseBytes, EvalRecord, History, Return
@@ -80,12 +81,21 @@ def write_state(state: TrainingState, path: Path) -> None:
         _ABOUT: torch.frombuffer(bytearray(json.dumps(about).encode()), dtype=torch.uint8),
         _STEPS: torch.tensor(rows, dtype=torch.float64).view(-1, len(_COLUMNS)),
     }
-    save_file({**state.tensors, **own}, path)
+    _save({**state.tensors, **own}, path)
 
 
 def write_best(best: torch.Tensor, path: Path) -> None:
     """Write what was trained at the best step."""
-    save_file({_BEST: best}, path)
+    _save({_BEST: best}, path)
+
+
+def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write tensors of dtypes that numpy knows.
+
+    `safetensors.torch` looks at each by a ctypes array, whose type ctypes keeps for ever: two kilobytes for each size
+    that there ever was, and what is told of steps has another one in each checkpoint.
+    """
+    save_file({name: tensor.contiguous().numpy() for name, tensor in tensors.items()}, path)
 
 
 def read_state(data: bytes, best: bytes | None) -> TrainingState:

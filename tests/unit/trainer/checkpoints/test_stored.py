@@ -1,5 +1,6 @@
 """Checkpoints at an output: the newest whole one is found, torn ones and those of superseded gangs never are."""
 
+import ctypes
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -283,3 +284,12 @@ def test_a_checkpoint_tells_of_steps_what_the_run_keeps_of_them(step: int, tmp_p
     read = read_state((tmp_path / "state").read_bytes(), None)
     assert read.history == written.history
     assert read.history.steps.seconds == written.history.steps.seconds > 0
+
+
+def test_a_checkpoint_leaves_nothing_in_memory(tmp_path: Path) -> None:
+    kept = ctypes._pointer_type_cache  # type: ignore[attr-defined]  # it has no public name
+    write_state(state(1), tmp_path / "state")
+    before = len(kept)
+    for step in range(2, 12):
+        write_state(state(step), tmp_path / "state")
+    assert len(kept) == before

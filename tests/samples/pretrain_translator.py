@@ -1,15 +1,12 @@
 """A small BART over bytes that copies, and translates between sister languages when the source names one. Called by
 `bases`.
 
-A model that has read as much as T5 copies words that it has never seen. One that reads for minutes does not learn it by
-itself, so this one is born able to: see `begin_copying`. Half of its rows are then random words and letters of the
-catalogues, to be written again, as they are or with some words changed by chance: what cannot be foreseen is not
-learned, but finding the place again after it is. Half of these are spelled with accents that those languages need not
-have, since a model that was never asked for a letter unlearns to copy it. The other half are strings of Django's
-catalogues with `<LANGUAGE>` in front, to be written in that language. The languages of the samples are in neither.
+A model that has read as much as T5 copies words that it has never seen. One that reads for minutes does not learn it
+by itself, so this one is born able to: see `begin_copying`. Half of its rows are then exercises on random words and
+letters of the catalogues: `translator_exercises`. The other half are strings of Django's catalogues with `<LANGUAGE>`
+in front, to be written in that language. The languages of the samples are in neither.
 """
 
-import math
 import random
 from collections.abc import Iterator
 from itertools import permutations
@@ -20,9 +17,10 @@ import torch
 from tokenizers import processors
 from transformers import BartConfig, BartForConditionalGeneration
 
-from .catalogues import MAX_CHARACTERS, catalogue
+from .catalogues import catalogue
 from .pretrain_decoder import make_tokenizer
 from .recipes import Recipe
+from .translator_exercises import TAGS, Pair, dialects_of, exercise
 
 FAMILIES: Final = (
     ("es", "es_AR", "es_MX", "es_CO", "es_VE"),
@@ -32,15 +30,6 @@ FAMILIES: Final = (
     ("nb", "nn", "da", "sv"),
     ("de", "nl", "af", "lb"),
 )
-CHANGED: Final = 0.3
-"""Share of the letters of half of the copied words that are replaced by any others."""
-REWORDED: Final = 0.12
-"""Share of the words that are replaced, and share of those whose endings are, in most copies."""
-ACCENTED: Final = [letter for letter in map(chr, range(0xDF, 0x180)) if letter.islower()]
-"""Small letters of Latin-1 Supplement and Latin Extended-A: a byte that no target has is not even copied later."""
-RESPELLED: Final = 0.5
-"""Share of the copies in which some letters are accented ones throughout, as in a language that was never read."""
-Pair = tuple[str, str]
 
 
 def prepare(recipe: Recipe, folder: Path) -> tuple[Any, Iterator[dict[str, torch.Tensor]]]:
@@ -48,7 +37,7 @@ def prepare(recipe: Recipe, folder: Path) -> tuple[Any, Iterator[dict[str, torch
     languages = sorted({language for family in FAMILIES for language in family})
     texts = [text for language in languages for text in catalogue(language).values()]
     tokenizer = make_tokenizer(texts, recipe.vocabulary)
-    tokenizer.add_special_tokens({"additional_special_tokens": [f"<{language}>" for language in languages]})
+    tokenizer.add_special_tokens({"additional_special_tokens": [*(f"<{language}>" for language in languages), *TAGS]})
     end = (tokenizer.eos_token, tokenizer.eos_token_id)
     tokenizer._tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {end[0]}", pair=None, special_tokens=[end]
@@ -93,18 +82,15 @@ def begin_copying(model: Any) -> None:
 
 
 def batches(tokenizer: Any, texts: list[str], recipe: Recipe) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield batches of as many copies as translations; rows of one batch are about as long."""
+    """Yield batches of as many exercises as translations; rows of one batch are about as long."""
     chance = random.Random(recipe.seed)
     words = sorted({word for text in texts for word in text.split()})
     pairs = translations()
+    dialects = dialects_of(words, chance)
     while True:
         rows: list[Pair] = []
         for _ in range(recipe.batch * 2):
-            copied = some_words(words, chance)
-            if chance.random() < RESPELLED:
-                copied = respelled(copied, chance)
-            told = copied if chance.random() < 0.3 else reworded(copied, words, chance)
-            rows += [(copied, told), chance.choice(pairs)]
+            rows += [exercise(words, dialects, chance), chance.choice(pairs)]
         rows.sort(key=lambda row: len(row[0]))
         groups = [rows[begin : begin + recipe.batch] for begin in range(0, len(rows), recipe.batch)]
         for group in chance.sample(groups, len(groups)):
@@ -113,47 +99,6 @@ def batches(tokenizer: Any, texts: list[str], recipe: Recipe) -> Iterator[dict[s
             labels = tokenizer([target for _, target in group], **limits)
             batch["labels"] = labels["input_ids"].masked_fill(labels["attention_mask"] == 0, -100)
             yield batch
-
-
-def some_words(words: list[str], chance: random.Random) -> str:
-    """Return words with spaces between, up to a random length, half of them with some letters of others."""
-    length = math.ceil(MAX_CHARACTERS * chance.random())
-    found = ""
-    while len(found) < length:
-        letters = list(chance.choice(words))
-        if chance.random() < 0.5:
-            letters = [any_letter(words, chance) if chance.random() < CHANGED else a for a in letters]
-        found += ("" if not found else " ") + "".join(letters)
-    return found[:length].strip() or chance.choice(words)
-
-
-def any_letter(words: list[str], chance: random.Random) -> str:
-    """Return as often a letter of the words as an accented one."""
-    return chance.choice(ACCENTED if chance.random() < 0.5 else chance.choice(words))
-
-
-def respelled(text: str, chance: random.Random) -> str:
-    """Return a text in which one to three letters are accented ones throughout, capitals as capitals."""
-    letters = sorted({letter for letter in text.lower() if letter.isalpha()})
-    chosen = chance.sample(letters, min(len(letters), chance.randint(1, 3)))
-    told = {letter: chance.choice(ACCENTED) for letter in chosen}
-    capitals = {letter.upper(): other.upper() for letter, other in told.items() if len(letter.upper()) == 1}
-    return text.translate({ord(letter): other for letter, other in {**told, **capitals}.items()})
-
-
-def reworded(text: str, words: list[str], chance: random.Random) -> str:
-    """Return a text in which some words are others, and some endings cut off or lengthened, so that places shift."""
-    told = []
-    for word in text.split():
-        drawn = chance.random()
-        if drawn < REWORDED:
-            told.append(chance.choice(words))
-        elif drawn < 2 * REWORDED:
-            cut = chance.randint(0, len(word))
-            told.append(word[:cut] + chance.choice(words)[-chance.randint(1, 3) :])
-        else:
-            told.append(word)
-    return " ".join(told)
 
 
 def translations() -> list[Pair]:

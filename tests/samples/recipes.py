@@ -63,7 +63,7 @@ RECIPES: Final[dict[str, Recipe]] = {
             "dropout": 0.0,
         },
         packages=("django",),
-        steps=3000,
+        steps=12000,
         batch=24,
         length=128,
         vocabulary=258,  # bytes, padding and end

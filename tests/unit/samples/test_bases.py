@@ -126,7 +126,7 @@ def test_a_new_translator_copies() -> None:
 
 
 def test_words_are_changed_by_chance() -> None:
-    from samples.pretrain_translator import reworded
+    from samples.translator_exercises import reworded
 
     text = " ".join(["harbour"] * 40)
     told = reworded(text, ["lantern", "meadow"], random.Random(1))
@@ -136,7 +136,7 @@ def test_words_are_changed_by_chance() -> None:
 
 
 def test_letters_are_accented_throughout() -> None:
-    from samples.pretrain_translator import ACCENTED, respelled
+    from samples.translator_exercises import ACCENTED, respelled
 
     text = "Anna, a banana! " * 2
     told = respelled(text, random.Random(4))
@@ -171,3 +171,20 @@ def test_prompts_and_chats_are_continued(folders: dict[str, Path]) -> None:
     said = predict.generated(folders["tiny-decoder"], None, asked)
     assert said[0] == said[1], "the template of chats"
     assert said[1] == predict.generated(folders["tiny-decoder"], None, [prompt])[0], "padding changes nothing"
+
+
+def test_a_word_of_a_dialect_is_the_same_other_word_in_every_text() -> None:
+    from samples.translator_exercises import DIALECT_WORDS, dialects_of
+
+    words = [f"{first}{second}ol" for first in "abcdefghijklm" for second in "nopqrstuvwxyz"]
+    one, other = dialects_of(words, random.Random(1))[:2]
+    assert len(one.words) == DIALECT_WORDS
+    assert one.words != other.words
+    own = 0
+    for seed in range(50):
+        read, told = one.pair("field stone river cloud", random.Random(seed))
+        assert read.startswith(one.tag)
+        said = read.removeprefix(one.tag).split()
+        assert told == " ".join(one.words.get(word) or word.translate(one.letters) for word in said)
+        own += sum(word in one.words for word in said)
+    assert 0.3 < own / (50 * 4) < 0.5

@@ -106,7 +106,7 @@ def test_no_string_that_is_translated_was_learned(name: str, pair: tuple[str, st
 
 
 def test_no_letter_of_a_translation_is_new_to_its_base(folders: dict[str, Path]) -> None:
-    from samples.pretrain_translator import ACCENTED
+    from samples.translator_exercises import ACCENTED
 
     read = {language: catalogues.catalogue(language).values() for family in families() for language in family}
     known = {letter for texts in read.values() for text in texts for letter in text.lower()}

@@ -1,7 +1,7 @@
 """How each small base is pretrained, as data. Used by `bases`.
 
 There are no pretrained weights to be had offline but for a sentence encoder, so the samples of other kinds of models
-stand on bases that a few minutes of a CPU make, from what Python packages carry. They are no good models: they show
+stand on bases that a CPU makes in some minutes, from what Python packages carry. They are no good models: they show
 that a job works and learns. The same job with an `hf://` base is what a user would run.
 """
 

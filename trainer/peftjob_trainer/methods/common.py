@@ -64,7 +64,7 @@ class Method(ABC):
         try:
             # Adapters of a bf16 base become fp32.
             return get_peft_model(model, config, autocast_adapter_dtype=True)
-        except (ValueError, TypeError, NotImplementedError) as error:  # of peft: what its method cannot take
+        except (ValueError, TypeError) as error:  # of peft: what its method cannot take
             raise TrainerError(
                 Reason.INVALID_CONFIG, f"spec.method {self.spec.method.type} does not go with this model: {error}"
             ) from error

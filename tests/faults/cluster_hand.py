@@ -66,7 +66,7 @@ class ClusterHand:
             case Fault.CUT_NETWORK:
                 node = next(node for node in NODES if node.name == worker.where)
                 network.set_link(self._ground.layout, node, up=False)
-                return lambda: self._plug_in(node)
+                return lambda: self._ground.restore(worker.where)
             case Fault.NODE_DIES | Fault.NODE_VANISHES:
                 return self._lose((launcher, *ranks), worker.where, dies=strike.fault is Fault.NODE_DIES)
         return None
@@ -80,11 +80,6 @@ class ClusterHand:
         def come_back() -> None:
             for pid in pids:
                 send(pid, signal.SIGCONT)
-            lifecycle.restore_node(self._ground.layout, node)
-            self._ground.wait_for_node(node)
+            self._ground.restore(node)
 
         return come_back
-
-    def _plug_in(self, node: network.Node) -> None:
-        network.set_link(self._ground.layout, node, up=True)
-        self._ground.wait_for_node(node.name)

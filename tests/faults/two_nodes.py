@@ -20,6 +20,7 @@ from typing import Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 from peftjob_api.constants import CLAIM_NAME, ENV_GANG, LABEL_JOB, LABEL_JOB_INDEX, TRAINER_CONTAINER
 from peftjob_cluster import lifecycle, network
+from peftjob_cluster.control_plane import takes_pods
 from peftjob_cluster.daemons import Daemons
 from peftjob_cluster.network import CONTROL_PLANE, NODES
 from peftjob_cluster.paths import Layout
@@ -160,19 +161,15 @@ class TwoNodes:
         if pid is not None:
             send(pid, signal.SIGSTOP if paused else signal.SIGCONT)
 
-    def wait_for_node(self, name: str) -> None:
-        """Wait until a node that is back takes pods again; else the next job's would all go to the other one.
+    def restore(self, node: str) -> None:
+        """Bring a lost node back, and wait until it takes pods; else the next job's would all go to the other one.
 
         Raises:
             ClusterError: It does not for so long.
         """
-
-        def takes_pods() -> bool:
-            node = self._api.get(f"/api/v1/nodes/{name}")
-            is_ready = any(c["type"] == "Ready" and c["status"] == "True" for c in node["status"]["conditions"])
-            return is_ready and not node["spec"].get("taints")
-
-        wait_for(f"node {name} takes pods", takes_pods, limit=_BACK_SECONDS)
+        lifecycle.restore_node(self.layout, node)
+        found = f"/api/v1/nodes/{node}"
+        wait_for(f"node {node} takes pods", lambda: takes_pods(self._api.get(found)), limit=_BACK_SECONDS)
 
     def is_lost(self, node: str) -> bool:
         """Tell whether a node's cable is pulled."""

@@ -208,10 +208,15 @@ class ControlPlane:
         nodes = self.api.get("/api/v1/nodes")["items"]
         if len(nodes) < self._with_nodes:
             raise ClusterError(f"{len(nodes)} nodes")
-        return all(ready(node) and not node["spec"].get("taints") for node in nodes)
+        return all(takes_pods(node) for node in nodes)
 
 
 def ready(obj: dict[str, Any]) -> bool:
     """Tell whether a Node's or Pod's ``Ready`` condition holds."""
     conditions = obj.get("status", {}).get("conditions") or []
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
+def takes_pods(node: dict[str, Any]) -> bool:
+    """Tell whether a Node is ready and has no taint."""
+    return ready(node) and not node["spec"].get("taints")

@@ -21,7 +21,7 @@ from typing import Any
 
 from peftjob_cluster import components, network, residue, services, template
 from peftjob_cluster.buildah import Buildah
-from peftjob_cluster.control_plane import ready
+from peftjob_cluster.control_plane import takes_pods
 from peftjob_cluster.daemons import Daemons
 from peftjob_cluster.images import PAUSE, S3
 from peftjob_cluster.kube import Api
@@ -206,7 +206,7 @@ def wait_until_healthy(layout: Layout, api: Api) -> None:
 
     def nodes_ready() -> bool:
         nodes = api.get("/api/v1/nodes")["items"]
-        return len(nodes) == len(NODES) and all(ready(node) and not node["spec"].get("taints") for node in nodes)
+        return len(nodes) == len(NODES) and all(takes_pods(node) for node in nodes)
 
     daemons.wait("the cluster's own Services", applied, 30)
     daemons.wait("both nodes to be Ready", nodes_ready, 90)

@@ -1,7 +1,7 @@
 """Records of a run's steps, of which a long run keeps some: they lie in memory and go into every checkpoint."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
@@ -58,13 +58,8 @@ class Steps:
         return steps
 
     @classmethod
-    def restored(cls, records: list[StepRecord], **totals: Any) -> Self:
-        """Return what a checkpoint holds.
-
-        Args:
-            records: What `__iter__` went through.
-            totals: The numbers, by name.
-        """
+    def restored(cls, records: list[StepRecord], totals: Mapping[str, Any]) -> Self:
+        """Return what a checkpoint holds: what `__iter__` went through, and `totals`."""
         steps = cls(records, records[-1] if records else None, **totals)
         steps.kept = [record for record in records if (record.step - 1) % steps._stride == 0]
         return steps
@@ -83,6 +78,11 @@ class Steps:
     @property
     def _stride(self) -> int:
         return self.kept[1].step - self.kept[0].step if len(self.kept) > 1 else 1
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """What does not follow from the records that are kept."""
+        return {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row, "seconds": self.seconds}
 
     def copy(self) -> Self:
         """Return one that stays as it is while this one grows."""

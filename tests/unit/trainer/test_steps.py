@@ -31,8 +31,7 @@ def test_a_run_that_goes_on_from_what_was_kept_keeps_what_one_does_that_never_en
     nan = float("nan")
     whole = [record(step, nan if step % 5 < 2 else 1.0) for step in range(1, 6 * MOST_KEPT)]
     begun = Steps.of(whole[:first])
-    totals = {"skipped": begun.skipped, "skipped_in_a_row": begun.skipped_in_a_row, "seconds": begun.seconds}
-    again = Steps.restored(list(begun), **totals)
+    again = Steps.restored(list(begun), begun.totals)
     assert again == begun
     for each in whole[first:]:
         again.append(each)

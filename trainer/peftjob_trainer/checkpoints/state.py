@@ -65,7 +65,6 @@ def told_sizes(state: TrainingState) -> str:
 
 def write_state(state: TrainingState, path: Path) -> None:
     """Write a state but for `best`: three times what is trained, the method's own, seven numbers for each step kept."""
-    steps = state.history.steps
     about = {
         "step": state.step,
         "job": state.job,
@@ -74,9 +73,9 @@ def write_state(state: TrainingState, path: Path) -> None:
         "baseBytes": asdict(state.history.base_bytes) if state.history.base_bytes else None,
         "bestStep": state.best_step,
         "returns": [asdict(each) for each in state.history.returns],
-        "steps": {"skipped": steps.skipped, "skipped_in_a_row": steps.skipped_in_a_row, "seconds": steps.seconds},
+        "steps": state.history.steps.totals,
     }
-    rows = [[float(getattr(record, column)) for column in _COLUMNS] for record in steps]
+    rows = [[float(getattr(record, column)) for column in _COLUMNS] for record in state.history.steps]
     own = {
         _ABOUT: torch.frombuffer(bytearray(json.dumps(about).encode()), dtype=torch.uint8),
         _STEPS: torch.tensor(rows, dtype=torch.float64).view(-1, len(_COLUMNS)),
@@ -110,7 +109,7 @@ def read_state(data: bytes, best: bytes | None) -> TrainingState:
         shapes={name: tuple(shape) for name, shape in about["shapes"]},
         tensors=tensors,
         history=History(
-            Steps.restored(records, **about["steps"]) if "steps" in about else Steps.of(records),
+            Steps.restored(records, about["steps"]) if "steps" in about else Steps.of(records),
             [EvalRecord(**record) for record in about["evaluations"]],
             BaseBytes(**about["baseBytes"]) if about["baseBytes"] else None,
             [Return(**each) for each in about.get("returns", ())],

@@ -47,6 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         case "tools":
             if not args.only:
                 lifecycle.require_machine(layout)
+                images.require_space(layout)  # before minutes of compiling
             tools.tools(layout, only_apiserver=args.only == "apiserver")
         case "images":
             lifecycle.require_machine(layout)

@@ -18,7 +18,7 @@ from pathlib import Path
 from peftjob_cluster import template
 from peftjob_cluster.buildah import Buildah
 from peftjob_cluster.daemons import marked
-from peftjob_cluster.paths import Layout, repository
+from peftjob_cluster.paths import STATE_VARIABLE, Layout, repository
 from peftjob_cluster.shell import ClusterError, run, say
 
 BASE = "docker.io/library/debian:bookworm-slim"
@@ -54,6 +54,8 @@ class Ours:
     sources: tuple[str, ...]
 
 
+BUILD_SPACE = 25 * 10**9
+"""Bytes that have to be free where the libraries of an image are built; at its end buildah has a layer three times."""
 STATIC = (Static(PAUSE, "pause"), Static(S3, "versitygw"))
 COMMON = (".dockerignore", "pyproject.toml", "constraints.txt", "crds/peftjob_api")
 OURS = (
@@ -67,8 +69,22 @@ OURS = (
 )
 
 
+def require_space(layout: Layout) -> None:
+    """Raise where the disk would be full before the images are built, which breaks whatever else runs meanwhile."""
+    if all(has_libraries(layout, image) for image in OURS):
+        return
+    place = next(folder for folder in (layout.root, *layout.root.parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    if free < BUILD_SPACE:
+        raise ClusterError(
+            f"Building the images takes {BUILD_SPACE / 1e9:.0f} GB of disk, and {place} has {free / 1e9:.1f} GB free. "
+            f"Free some, or set {STATE_VARIABLE} to a folder of another disk."
+        )
+
+
 def images(layout: Layout) -> None:
     """Build what changed, and put into the template what it does not have yet."""
+    require_space(layout)
     layout.images.mkdir(parents=True, exist_ok=True)
     buildah = Buildah(layout)
     buildah.clear()
@@ -132,16 +148,25 @@ def ensure_ours(buildah: Buildah, image: Ours) -> str:
     if found:
         return found
     ensure_base(buildah)
-    libraries = libraries_digest(root, image)
-    library_stamp = stamp_of(buildah.layout, f"{image.tag}-libraries")
-    fresh = library_stamp.exists() and library_stamp.read_text() == libraries
+    fresh = has_libraries(buildah.layout, image)
     if not fresh:
         # Gigabytes that nothing will use again; a build of the same libraries needs its stages to start from.
         buildah.remove(image.tag)
     say(f"building {image.tag}{'' if fresh else ' with its libraries, which takes minutes'}")
     buildah.build(image.tag, root / image.dockerfile, root, network=True)
-    write_stamp(buildah.layout, f"{image.tag}-libraries", libraries)
+    write_stamp(buildah.layout, libraries_of(image), libraries_digest(root, image))
     return built(buildah, image.tag, wanted)
+
+
+def has_libraries(layout: Layout, image: Ours) -> bool:
+    """Tell whether the image of the last build has the libraries that are wanted now."""
+    stamp = stamp_of(layout, libraries_of(image))
+    return stamp.exists() and stamp.read_text() == libraries_digest(repository(), image)
+
+
+def libraries_of(image: Ours) -> str:
+    """Return what the libraries of an image are called among the stamps."""
+    return f"{image.tag}-libraries"
 
 
 def libraries_digest(root: Path, image: Ours) -> str:

@@ -6,7 +6,6 @@ A rank is `rank.py WAY TASK RESULT`: a module of `ways/`, a JSON file that says 
 import json
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,10 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parents[1]
 ROOT = HERE.parents[1]
+sys.path.append(str(ROOT / "tests/cluster"))
+
+from peftjob_cluster.children import free_ports  # noqa: E402 (after the path)
+
 _SHOWN = 4000
 """Characters of a failed rank's log."""
 
@@ -75,7 +78,7 @@ def run_ranks(
     own = folder / f"{way}-{secrets.token_hex(4)}"
     own.mkdir(parents=True)
     (own / "task.json").write_text(json.dumps({**task, "nodes": gang.nodes, "folder": str(own)}))
-    port = free_port()
+    port = free_ports(1)[0]
     common = {
         **{name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"},
         "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("crds", "trainer", "tests/numerics")),
@@ -125,10 +128,3 @@ def in_turns(rounds: int, ways: Iterable[str]) -> Iterable[tuple[int, str]]:
     for number in range(rounds):
         for way in every:
             yield number, way
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -129,7 +129,11 @@ samples: setup  ## run the samples on the two-node cluster, against their bases 
 
 .PHONY: samples-local
 samples-local: setup  ## train the samples on this machine, as `make samples` does on the cluster
-	PYTHONPATH=tests $(PY) -m samples.run $(if $(FOUR),--four-fields) $(subst $(comma), ,$(ONLY))
+	PYTHONPATH=tests $(PY) -m samples.run $(subst $(comma), ,$(ONLY))
+
+.PHONY: samples-four
+samples-four: setup  ## samples with base, data, task and output only against the tuned ones, 3 seeds, on this machine
+	PYTHONPATH=tests $(PY) -m samples.four_fields $(subst $(comma), ,$(ONLY))
 
 .PHONY: samples-few
 samples-few: setup  ## 64 labelled examples: a job of defaults against full fine-tuning, text and image (ONLY=image)

@@ -3,9 +3,9 @@
 Usage: python -m samples.on_cluster [--four-fields] [NAME ...]; without names, every sample that has a job in
 crds/samples.
 
-Each file of crds/samples is applied as it stands; base and data lie in the cluster's S3 where it says. The adapter is
-downloaded from where the PeftJob's status says, and measured in this process as by `run`. The last line counts the
-samples that were met; the exit code is 1 if one was missed.
+Each file of crds/samples is applied as it stands, or with nothing set that has a default; base and data lie in the
+cluster's S3 where it says. The adapter is downloaded from where the PeftJob's status says, and measured in this process
+as by `run`. The last line counts the samples that were met; the exit code is 1 if one was missed.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from .bases import base_folder
 from .kit import Sample
-from .outcome import Job, Outcome, measured, parsed, told
+from .outcome import Job, Outcome, as_it_stands, four_fields, measured, parsed, told
 from .recipes import RECIPES
 from .uses import SAMPLES, runnable
 
@@ -126,6 +126,7 @@ def main(arguments: list[str]) -> int:
     """Run what is asked for; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m samples.on_cluster", description=__doc__)
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--four-fields", action="store_true", help="leave all to its default but what a job needs")
     args = parsed(parser, arguments)
     if not args.inside:
         return on_embedded(args.names, arguments)
@@ -135,7 +136,7 @@ def main(arguments: list[str]) -> int:
         def on_the_cluster(job: Job, folder: Path, base: Path) -> Path:
             return run(kubectl, store, job, folder, base)
 
-        return measured(sample, on_the_cluster, is_four_fields=args.four_fields)
+        return measured(sample, on_the_cluster, four_fields if args.four_fields else as_it_stands)
 
     return told(args.names, outcome_of)
 

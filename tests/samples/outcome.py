@@ -1,6 +1,6 @@
 """What a sample came to: trained somewhere, measured by plain transformers and peft, told in a table.
 
-Called by `run`, which trains on this machine, and `on_cluster`, which trains on the two-node cluster.
+Called by `run` and `four_fields`, which train on this machine, and `on_cluster`, which trains on the two-node cluster.
 """
 
 import argparse
@@ -69,11 +69,16 @@ def four_fields(job: Job) -> Job:
     return {**job, "spec": kept}
 
 
-def measured(sample: Sample, train: Train, *, is_quick: bool = False, is_four_fields: bool = False) -> Outcome:
-    """Make a sample's data, train its job, and measure base, baseline and adapter on the test file."""
-    job = yaml.safe_load((JOBS / f"{sample.name}.yaml").read_text())
-    if is_four_fields:
-        job = four_fields(job)
+def as_it_stands(job: Job) -> Job:
+    """Return a sample's job as its file has it."""
+    return job
+
+
+def measured(
+    sample: Sample, train: Train, change: Callable[[Job], Job] = as_it_stands, *, is_quick: bool = False
+) -> Outcome:
+    """Make a sample's data, train its job with a change, and measure base, baseline and adapter on the test file."""
+    job = change(yaml.safe_load((JOBS / f"{sample.name}.yaml").read_text()))
     base = base_of(sample, is_quick=is_quick)
     predict = PREDICT[job["spec"].get("task", {}).get("type", "CausalLM")]
     with tempfile.TemporaryDirectory(prefix=f"peftjob-{sample.name}-") as name:
@@ -125,9 +130,8 @@ def told(names: list[str], outcome_of: Callable[[Sample], Outcome]) -> int:
 
 
 def parsed(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
-    """Parse the command line of a runner: names of samples, and --four-fields; names without a job are an error."""
+    """Parse the command line of a runner, with names of samples; names without a job are an error."""
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SAMPLES))
-    parser.add_argument("--four-fields", action="store_true", help="leave all to its default but what a job needs")
     args = parser.parse_args(arguments)
     unknown = [name for name in args.names if name not in runnable()]
     if unknown:

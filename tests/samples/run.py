@@ -1,7 +1,6 @@
 """`make samples-local`: trains samples on this machine and compares each with its base and a baseline.
 
-Usage: python -m samples.run [--quick] [--four-fields] [NAME ...]; without names, every sample that has a job in
-crds/samples.
+Usage: python -m samples.run [--quick] [NAME ...]; without names, every sample that has a job in crds/samples.
 
 Each job is its file of crds/samples, with the uris of this machine in place of those of the cluster, and one process.
 A sample is met when its adapter, loaded by plain transformers and peft, scores better on the test file than the base
@@ -66,7 +65,7 @@ def main(arguments: list[str]) -> int:
         def on_this_machine(job: Job, folder: Path, base: Path) -> Path:
             return train(local(job, folder, base, is_quick=args.quick), folder)
 
-        return measured(sample, on_this_machine, is_quick=args.quick, is_four_fields=args.four_fields)
+        return measured(sample, on_this_machine, is_quick=args.quick)
 
     return told(args.names, outcome_of)
 

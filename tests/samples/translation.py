@@ -2,7 +2,7 @@
 
 European to Brazilian Portuguese; Upper to Lower Sorbian, which some ten thousand people speak. Each pair of strings
 stands under one English string. English strings that are alike but for case, marks and spaces go into the same file,
-and no source or target of the training file is in another file.
+and no source or target of the training file is in another file. The training file has more rows, made of its own.
 """
 
 import random
@@ -10,12 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from .catalogues import catalogue, normalised
+from .catalogues import MAX_CHARACTERS, catalogue, normalised
 from .kit import SPLITS, Row, Sample, chrf, column, nearest, read_jsonl, write_jsonl
 
 SEED = 16
 PAIRS: Final = {"translation-regional": ("pt", "pt_BR"), "translation-low-resource": ("hsb", "dsb")}
 SHARES = {"validation": 0.1, "test": 0.25}
+JOINED = 2
+"""How often each row is joined with another."""
 
 
 def rows(source: str, target: str) -> dict[str, list[Row]]:
@@ -48,10 +50,28 @@ def rows(source: str, target: str) -> dict[str, list[Row]]:
     return found
 
 
+def enlarged(found: list[Row]) -> list[Row]:
+    """Return rows to learn from, and more that are made of them.
+
+    Each target is its own translation: what is in the other language already stays as it is. And rows are joined in
+    pairs, by a space, as long as no string is longer than those of the catalogues: what becomes of a word does not
+    depend on where it stands.
+    """
+    known = {row["source"] for row in found}
+    same = [{"source": row["target"], "target": row["target"]} for row in found if row["target"] not in known]
+    draw, joined = random.Random(SEED), []
+    for row in JOINED * found:
+        other = draw.choice(found)
+        both = {side: f"{row[side]} {other[side]}" for side in row}
+        if max(map(len, both.values())) <= MAX_CHARACTERS:
+            joined.append(both)
+    return [*found, *same, *joined]
+
+
 def write(folder: Path, *, source: str, target: str) -> None:
     """Write train.jsonl, validation.jsonl and test.jsonl with `source` and `target`."""
     for split, found in rows(source, target).items():
-        write_jsonl(folder / f"{split}.jsonl", found)
+        write_jsonl(folder / f"{split}.jsonl", enlarged(found) if split == "train" else found)
 
 
 def baselines(folder: Path) -> dict[str, list[str]]:

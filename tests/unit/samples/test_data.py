@@ -105,6 +105,19 @@ def test_no_string_that_is_translated_was_learned(name: str, pair: tuple[str, st
     assert not set(pair) & {language for family in families() for language in family}
 
 
+def test_more_rows_are_made_of_those_to_learn_from_alone() -> None:
+    long = "x" * catalogues.MAX_CHARACTERS
+    own = [{"source": "ficheiro", "target": "arquivo"}, {"source": "sim", "target": "sim"}]
+    found = translation.enlarged([*own, {"source": long, "target": long}])
+    assert found[:2] == own
+    assert found[3] == {"source": "arquivo", "target": "arquivo"}, "what is its own translation has that row"
+    joined = found[4:]
+    assert joined
+    for row in joined:
+        pairs = zip(row["source"].split(), row["target"].split(), strict=True)
+        assert all({"source": left, "target": right} in own for left, right in pairs)
+
+
 def test_no_letter_of_a_translation_is_new_to_its_base(folders: dict[str, Path]) -> None:
     from samples.translator_exercises import ACCENTED
 

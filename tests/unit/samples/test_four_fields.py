@@ -1,0 +1,39 @@
+"""Four fields against the tuned samples: what is compared and told, without running any."""
+
+import pytest
+import yaml
+from peftjob_api import PeftJobSpec
+from samples import four_fields, outcome
+from samples.four_fields import Comparison
+from samples.uses import JOBS
+
+
+@pytest.mark.parametrize(
+    ("four", "tuned", "want"),
+    [
+        ([0.9, 0.8], [0.8, 0.8], True),
+        ([0.8, 0.784], [0.8, 0.8], True),
+        ([0.8, 0.78], [0.8, 0.8], False),
+    ],
+    ids=["better", "one in a hundred less", "more than that"],
+)
+def test_a_sample_is_met_by_the_means(four: list[float], tuned: list[float], want: bool) -> None:
+    found = Comparison("style", "chrF", four, tuned)
+    assert found.is_met is want
+    assert four_fields.table([found]).splitlines()[-1] == f"four fields met: {int(want)} of 1"
+
+
+def test_the_table_tells_means_and_each_seed() -> None:
+    *_, row, _, _ = four_fields.table([Comparison("style", "chrF", [90.0, 80.0], [70.0, 60.0])]).splitlines()
+    assert row == "| style | chrF | 85.000 | 90.000, 80.000 | 65.000 | 70.000, 60.000 | met |"
+
+
+@pytest.mark.parametrize("change", [outcome.four_fields, outcome.as_it_stands], ids=["four fields", "tuned"])
+def test_a_job_gets_a_seed_and_nothing_else(change: object) -> None:
+    assert callable(change)
+    job = change(yaml.safe_load((JOBS / "style.yaml").read_text()))
+    spec = four_fields.seeded(job, 7)["spec"]
+    assert PeftJobSpec.model_validate(spec).training.seed == 7
+    training = {**spec["training"]}
+    del training["seed"]
+    assert training == job["spec"].get("training", {})

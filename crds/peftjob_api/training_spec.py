@@ -92,7 +92,7 @@ class TrainingSpec(ApiModel):
     log_every_steps: Annotated[int, Field(ge=1, le=INT32_MAX)] = 10
     """logEverySteps is the number of steps between progress lines in rank 0's log."""
     evaluation: EvaluationSpec | None = None
-    """evaluation during training, of the validation data."""
+    """evaluation during training, of the validation data. Default for Seq2SeqLM: `metric: ChrF` with `generate: {}`."""
     early_stopping: EarlyStoppingSpec | None = None
     """earlyStopping ends training when evaluations no longer improve."""
 

@@ -93,7 +93,7 @@ def pictures(folder: Path, split: str) -> Split:
 CASES = {
     "text": Case(
         sentiment.SAMPLE, "SequenceClassification", "csv", write_words, words,
-        "AutoModelForSequenceClassification", full_tuning.texts, (3e-5, 1e-4, 3e-4),
+        "AutoModelForSequenceClassification", full_tuning.texts, (3e-5, 1e-4, 3e-4, 1e-3),
     ),
     "image": Case(
         imaging.SAMPLE, "ImageClassification", "parquet", imaging.SAMPLE.write, pictures,

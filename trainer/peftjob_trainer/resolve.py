@@ -14,7 +14,7 @@ from peftjob_api.low_rank_methods import LoRAMethod
 from peftjob_api.method_spec import MethodSpec
 from peftjob_api.prompt_methods import PROMPT_METHODS
 from peftjob_api.task_spec import RankingTask, TaskSpec
-from peftjob_api.training_spec import TrainingSpec
+from peftjob_api.training_spec import EvaluationSpec, GenerateSpec, TrainingSpec
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED_LANGUAGE_MODELS
 
 from .order import DEFAULT_MICRO_BATCH
@@ -55,6 +55,8 @@ _FEW_STEPS, _CHOSEN_EPOCHS = 1_000, 8.0
 _LEAST_STEPS, _MOST_STEPS = 300, 20_000
 """Few examples are seen more often, up to `_MOST_EPOCHS`; of very many not all are seen more than once."""
 _MOST_EPOCHS: Final = 75.0
+_WRITES: Final = EvaluationSpec(generate=GenerateSpec(), metric="ChrF")
+"""What chooses the best epoch of `Seq2SeqLM`: the loss rises while what is written still gets better."""
 _SCARCE: Final = 200
 """Examples up to which LoRA's rank is small enough to train less than 2 % of a base."""
 _WIDTH_PER_RANK: Final = 75
@@ -124,7 +126,7 @@ def fit_length(spec: PeftJobSpec, facts: Facts) -> PeftJobSpec:
 
 
 def resolve(spec: PeftJobSpec, facts: Facts, examples: int | None) -> ResolvedSpec:
-    """Return the spec with a batch size, a learning rate, a length of training, and a rank for few examples.
+    """Return the spec with a batch size, a rate, a length of training, what judges it, and a rank for few examples.
 
     Args:
         spec: Of the job; what it says stays.
@@ -142,6 +144,8 @@ def resolve(spec: PeftJobSpec, facts: Facts, examples: int | None) -> ResolvedSp
         is_chosen = spec.dataset.validation is not None or spec.dataset.validation_fraction is not None
         epochs = _epochs(examples, batch, _CHOSEN_EPOCHS if is_chosen else _EPOCHS)
     wire = {**training.to_wire(), "batchSize": batch, "learningRate": rate}
+    if training.evaluation is None and spec.task.type == "Seq2SeqLM" and spec.dataset.has_validation:
+        wire["evaluation"] = _WRITES.to_wire()
     if is_ranking:
         wire.setdefault("microBatchSize", min(_RANKED_AT_ONCE, batch))
     chosen = ResolvedTraining.model_validate(wire if epochs is None else {**wire, "epochs": epochs})

@@ -83,6 +83,31 @@ def test_what_validation_chooses_from_is_seen_more_often(examples: int, want: fl
 
 
 @pytest.mark.parametrize(
+    ("task", "has_validation", "given", "want"),
+    [
+        ("Seq2SeqLM", True, {}, ("ChrF", (100, 64))),
+        ("Seq2SeqLM", True, {"evaluation": {"metric": "Loss"}}, ("Loss", None)),
+        ("Seq2SeqLM", True, {"evaluation": {}}, (None, None)),
+        ("Seq2SeqLM", False, {}, None),
+        ("CausalLM", True, {}, None),
+    ],
+    ids=[
+        "a translator by what it writes",
+        "not if told so",
+        "nor if left to its default",
+        "nothing to judge",
+        "others",
+    ],
+)
+def test_what_judges(task: str, has_validation: bool, given: dict[str, Any], want: Any) -> None:
+    told = {**spec().to_wire(), "task": {"type": task}, "training": given}
+    told["dataset"] |= {"validation": "s3://data/validation.jsonl"} if has_validation else {}
+    found = resolve(PeftJobSpec.model_validate(told), WIDE, 100).training.evaluation
+    generate = found and found.generate
+    assert (found and (found.metric, generate and (generate.max_samples, generate.max_new_tokens))) == want
+
+
+@pytest.mark.parametrize(
     ("given", "want"),
     [
         ({}, (64, 32)),

@@ -150,6 +150,8 @@ class ResolvedInfo(WireModel):
     """epochs over the training data."""
     max_steps: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     """maxSteps, instead of epochs."""
+    metric: Annotated[str, StringConstraints(max_length=64)] | None = None
+    """metric of the validation data, where there is some, that chooses the step whose adapter is published."""
 
 
 class CheckpointInfo(WireModel):

@@ -17,6 +17,7 @@ from peftjob_api.task_spec import RankingTask, TaskSpec
 from peftjob_api.training_spec import EvaluationSpec, GenerateSpec, TrainingSpec
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED_LANGUAGE_MODELS
 
+from .history import deciding_metric
 from .order import DEFAULT_MICRO_BATCH
 from .sharding.skeleton import read_config
 
@@ -171,6 +172,7 @@ def told_of(spec: ResolvedSpec, precision: torch.dtype) -> ResolvedInfo:
         precision="BF16" if precision == torch.bfloat16 else "FP32",
         method=spec.method.type,
         rank=getattr(spec.method.settings, "rank", None),
+        metric=deciding_metric(spec) if spec.dataset.has_validation else None,
     )
 
 

@@ -61,6 +61,7 @@ STATUS = PeftJobStatus(
         learning_rate=3.5e-4,
         epochs=3.0,
         max_steps=9,
+        metric="ChrF",
     ),
     plan=PlanInfo(
         shard_group="Full", ranks=2, base_parameters=2**40, base_bytes_per_rank=2**42, trainable_parameters=9

@@ -102,7 +102,10 @@ def test_what_validation_chooses_from_is_seen_more_often(examples: int, want: fl
 def test_what_judges(task: str, has_validation: bool, given: dict[str, Any], want: Any) -> None:
     told = {**spec().to_wire(), "task": {"type": task}, "training": given}
     told["dataset"] |= {"validation": "s3://data/validation.jsonl"} if has_validation else {}
-    found = resolve(PeftJobSpec.model_validate(told), WIDE, 100).training.evaluation
+    resolved = resolve(PeftJobSpec.model_validate(told), WIDE, 100)
+    found = resolved.training.evaluation
+    decides = told_of(resolved, torch.float32).metric
+    assert decides == (((found and found.metric) or "Loss") if has_validation else None)
     generate = found and found.generate
     assert (found and (found.metric, generate and (generate.max_samples, generate.max_new_tokens))) == want
 

@@ -24,7 +24,7 @@ import torch
 from . import full_tuning, imaging, sentiment
 from .full_tuning import Inputs, Split, Tuned
 from .kit import SPLITS, Sample
-from .outcome import Job, share_trained
+from .outcome import Job, markdown, share_trained
 from .predict import PREDICT
 from .run import local, train
 from .uses import base_of
@@ -170,7 +170,7 @@ class Comparison:
         as_good = mean(run.test for run in self.adapters) >= mean(run.test for run in self.full)
         return as_good and self.adapters[0].share < MOST_TRAINED
 
-    def rows(self) -> list[str]:
+    def rows(self) -> list[tuple[str, ...]]:
         """Return two rows of the table."""
         own, all_ = self.adapters[0], self.full[0]
         share = f"{100 * own.share:.2f} %"
@@ -203,15 +203,14 @@ COLUMNS = ("case", "trained", "accuracy", "by seed", "share", "trained state", "
 
 def table(found: Sequence[Comparison]) -> str:
     """Return the table in Markdown, and the line that counts."""
-    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
-    lines += [row for comparison in found for row in comparison.rows()]
+    lines = markdown(COLUMNS, (row for comparison in found for row in comparison.rows()))
     return "\n".join([*lines, "", f"few labels met: {sum(c.is_met for c in found)} of {len(found)}"])
 
 
-def _row(name: str, what: str, runs: Sequence[Tuned], share: str, ratio: float, end: str) -> str:
+def _row(name: str, what: str, runs: Sequence[Tuned], share: str, ratio: float, end: str) -> tuple[str, ...]:
     scores = ", ".join(f"{run.test:.3f}" for run in runs)
     state = f"{runs[0].state / 1e6:.2f} MB" + (f", 1/{ratio:.0f}" if end else "")
-    return f"| {name} | {what} | {mean(run.test for run in runs):.3f} | {scores} | {share} | {state} | {end} |"
+    return (name, what, f"{mean(run.test for run in runs):.3f}", scores, share, state, end)
 
 
 def main(arguments: Sequence[str]) -> int:

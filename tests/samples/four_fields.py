@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean
 
 from .kit import Sample
-from .outcome import Job, as_it_stands, four_fields, measured, parsed
+from .outcome import Job, as_it_stands, four_fields, markdown, measured, parsed
 from .run import local, train
 from .uses import SAMPLES, runnable
 
@@ -70,8 +70,7 @@ def compare(sample: Sample) -> Comparison:
 
 def table(found: Sequence[Comparison]) -> str:
     """Return the table in Markdown, and the line that counts."""
-    rows = [COLUMNS, tuple("---" for _ in COLUMNS), *(comparison.cells() for comparison in found)]
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines = markdown(COLUMNS, (comparison.cells() for comparison in found))
     return "\n".join([*lines, "", f"four fields met: {sum(c.is_met for c in found)} of {len(found)}"])
 
 

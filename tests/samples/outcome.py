@@ -8,7 +8,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,10 +108,14 @@ def parameters(file: Path) -> int:
         return sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118 (no dict)
 
 
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table."""
+    return ["| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *rows)]
+
+
 def table(outcomes: list[Outcome]) -> str:
     """Return the table in Markdown, and the line that counts."""
-    rows = [COLUMNS, tuple("---" for _ in COLUMNS), *(outcome.cells() for outcome in outcomes)]
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines = markdown(COLUMNS, (outcome.cells() for outcome in outcomes))
     return "\n".join([*lines, "", f"samples met: {sum(o.is_met for o in outcomes)} of {len(outcomes)}"])
 
 

@@ -10,15 +10,16 @@ code is 1 if one was missed.
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
 from .kit import Sample
-from .outcome import Job, as_it_stands, four_fields, markdown, measured, parsed
+from .outcome import Job, four_fields, job_of, markdown, parsed, score_of
 from .run import local, train
-from .uses import SAMPLES, runnable
+from .uses import SAMPLES, base_of, runnable
 
 SEEDS = (1, 2, 3)
 TOLERANCE = 0.01
@@ -57,15 +58,16 @@ def seeded(job: Job, seed: int) -> Job:
 
 def compare(sample: Sample) -> Comparison:
     """Train a sample both ways, with each seed."""
+    tuned, base = job_of(sample), base_of(sample)
 
-    def on_this_machine(job: Job, folder: Path, base: Path) -> Path:
-        return train(local(job, folder, base), folder)
+    def score(job: Job) -> float:
+        with tempfile.TemporaryDirectory(prefix=f"peftjob-{sample.name}-") as name:
+            folder = Path(name)
+            sample.write(folder)
+            return score_of(sample, folder, base, train(local(job, folder, base), folder))
 
-    def score(change: Callable[[Job], Job], seed: int) -> float:
-        return measured(sample, on_this_machine, lambda job: seeded(change(job), seed)).adapter
-
-    four, tuned = ([score(change, seed) for seed in SEEDS] for change in (four_fields, as_it_stands))
-    return Comparison(sample.name, sample.metric, four, tuned)
+    found = ([score(seeded(job, seed)) for seed in SEEDS] for job in (four_fields(tuned), tuned))
+    return Comparison(sample.name, sample.metric, *found)
 
 
 def table(found: Sequence[Comparison]) -> str:

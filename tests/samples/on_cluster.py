@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from .bases import base_folder
 from .kit import Sample
-from .outcome import Job, Outcome, as_it_stands, four_fields, measured, parsed, told
+from .outcome import Job, Outcome, four_fields, job_of, measured, parsed, told
 from .recipes import RECIPES
 from .uses import SAMPLES, runnable
 
@@ -136,7 +136,8 @@ def main(arguments: list[str]) -> int:
         def on_the_cluster(job: Job, folder: Path, base: Path) -> Path:
             return run(kubectl, store, job, folder, base)
 
-        return measured(sample, on_the_cluster, four_fields if args.four_fields else as_it_stands)
+        job = job_of(sample)
+        return measured(sample, four_fields(job) if args.four_fields else job, on_the_cluster)
 
     return told(args.names, outcome_of)
 

@@ -69,29 +69,31 @@ def four_fields(job: Job) -> Job:
     return {**job, "spec": kept}
 
 
-def as_it_stands(job: Job) -> Job:
+def job_of(sample: Sample) -> Job:
     """Return a sample's job as its file has it."""
+    job: Job = yaml.safe_load((JOBS / f"{sample.name}.yaml").read_text())
     return job
 
 
-def measured(
-    sample: Sample, train: Train, change: Callable[[Job], Job] = as_it_stands, *, is_quick: bool = False
-) -> Outcome:
-    """Make a sample's data, train its job with a change, and measure base, baseline and adapter on the test file."""
-    job = change(yaml.safe_load((JOBS / f"{sample.name}.yaml").read_text()))
+def score_of(sample: Sample, folder: Path, base: Path, adapter: Path | None) -> float:
+    """Return what a base comes to on the test file of a data's folder, with an adapter or without."""
+    questions, answers = sample.questions(folder), sample.answers(folder)
+    predict = PREDICT[job_of(sample)["spec"].get("task", {}).get("type", "CausalLM")]
+    return sample.score(predict(base, adapter, questions, sorted(set(answers))), answers)
+
+
+def measured(sample: Sample, job: Job, train: Train, *, is_quick: bool = False) -> Outcome:
+    """Make a sample's data, train a job on it, and measure base, baseline and adapter on the test file."""
     base = base_of(sample, is_quick=is_quick)
-    predict = PREDICT[job["spec"].get("task", {}).get("type", "CausalLM")]
     with tempfile.TemporaryDirectory(prefix=f"peftjob-{sample.name}-") as name:
         folder = Path(name)
         sample.write(folder)
         best, baseline = sample.best_baseline(folder)
-        questions, answers = sample.questions(folder), sample.answers(folder)
-        labels = sorted(set(answers))
-        untouched = sample.score(predict(base, None, questions, labels), answers)
+        untouched = score_of(sample, folder, base, None)
         started = time.monotonic()
         adapter = train(job, folder, base)
         minutes = (time.monotonic() - started) / 60
-        learned = sample.score(predict(base, adapter, questions, labels), answers)
+        learned = score_of(sample, folder, base, adapter)
         trained = share_trained(base, adapter)
     return Outcome(sample.name, sample.metric, untouched, baseline, best, learned, trained, minutes)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from .kit import Sample
-from .outcome import FILES, Job, Outcome, measured, parsed, told
+from .outcome import FILES, Job, Outcome, job_of, measured, parsed, told
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK_STEPS = 2
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
         def on_this_machine(job: Job, folder: Path, base: Path) -> Path:
             return train(local(job, folder, base, is_quick=args.quick), folder)
 
-        return measured(sample, on_this_machine, is_quick=args.quick)
+        return measured(sample, job_of(sample), on_this_machine, is_quick=args.quick)
 
     return told(args.names, outcome_of)
 

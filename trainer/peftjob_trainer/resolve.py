@@ -142,8 +142,7 @@ def resolve(spec: PeftJobSpec, facts: Facts, examples: int | None) -> ResolvedSp
     rate = training.learning_rate or _rate(spec, facts.width)
     epochs = training.epochs
     if epochs is None and training.max_steps is None:
-        is_chosen = spec.dataset.validation is not None or spec.dataset.validation_fraction is not None
-        epochs = _epochs(examples, batch, _CHOSEN_EPOCHS if is_chosen else _EPOCHS)
+        epochs = _epochs(examples, batch, _CHOSEN_EPOCHS if spec.dataset.has_validation else _EPOCHS)
     wire = {**training.to_wire(), "batchSize": batch, "learningRate": rate}
     if training.evaluation is None and spec.task.type == "Seq2SeqLM" and spec.dataset.has_validation:
         wire["evaluation"] = _WRITES.to_wire()
